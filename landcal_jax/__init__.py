@@ -1,0 +1,1 @@
+from landcal_jax.configure import configure as configure

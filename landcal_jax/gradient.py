@@ -1,0 +1,347 @@
+"""Gradient solvers: any optax optimiser, L-BFGS, Gauss-Newton, Levenberg-Marquardt, and many starts of any of them.
+
+Which one? `LevenbergMarquardt()` for up to a few hundred parameters: J is a sum of squares, and using that needs ten
+times fewer runs than anything that sees gradients only. `MultiStart(LevenbergMarquardt())` where J has several minima,
+as it has with phenology. `LBFGS()` for thousands of parameters. `Optax(optax.adam(1e-2))` for noisy or rough J.
+
+All work in whitened space, where the prior's part of the Hessian is the identity, so no scaling has to be chosen.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optax
+from jax import Array
+from scipy.stats import norm, qmc
+
+from landcal_jax.errors import complain
+from landcal_jax.problem import Problem
+from landcal_jax.solve import AbstractGradientSolver, Counts, Progress, Status
+
+DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+STEP_FRACTIONS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
+STALL_LIMIT = 4  # steps without a decrease before a solver gives up; the damping has grown a million times by then
+
+
+class LeastSquaresState(eqx.Module):
+    """z, J by term, damping, number of steps without decrease, status and work of a least-squares solver."""
+
+    z: Array
+    terms: dict[str, Array]
+    damping: Array
+    stalled: Array
+    status: Array
+    counts: Counts
+
+
+class GaussNewton(AbstractGradientSolver):
+    """Gauss-Newton with a line search: z + s dz, (I + G'G) dz = -dJ/dz, the best of seven fractions s tried at once.
+
+    `tolerance`: stop when the expected further decrease of J, g'H^-1 g / 2, is below it (relative to J above 1); 1e-8
+    leaves z within 2e-4 posterior standard deviations of the minimum. Up to `dense_limit` parameters the Jacobian is
+    formed in forward mode; beyond, (I + G'G) dz = -g is solved matrix-free by conjugate gradients.
+    Nocedal & Wright 2006, section 10.3.
+    """
+
+    tolerance: float = eqx.field(static=True, default=1e-8)
+    dense_limit: int = eqx.field(static=True, default=100)
+    default_max_steps: int = eqx.field(static=True, default=100)
+    steps_per_call: int = eqx.field(static=True, default=1)
+
+    def starts(self, problem, z0, key):
+        return z0
+
+    def init(self, problem, z):
+        return _least_squares_start(problem, z)
+
+    def step(self, problem, state):
+        def directions(system, _):
+            full = system.solve(jnp.zeros(1))
+            fractions = jnp.asarray(STEP_FRACTIONS)
+            return fractions[:, None] * full, jnp.zeros_like(fractions), full[0]
+
+        return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
+
+    def progress(self, state):
+        return Progress(state.z, state.terms, state.status, state.counts)
+
+
+class LevenbergMarquardt(AbstractGradientSolver):
+    """Levenberg-Marquardt: (I + G'G + d I) dz = -dJ/dz, the best of seven dampings d tried at once.
+
+    The trial runs share one batch, which costs less than one Jacobian, so no step is wasted on a rejected damping.
+    d = 0, the Gauss-Newton step, is always among them. `tolerance` and `dense_limit` as in `GaussNewton`.
+    Marquardt 1963; Nocedal & Wright 2006, section 10.3.
+    """
+
+    tolerance: float = eqx.field(static=True, default=1e-8)
+    dense_limit: int = eqx.field(static=True, default=100)
+    default_max_steps: int = eqx.field(static=True, default=100)
+    steps_per_call: int = eqx.field(static=True, default=1)
+
+    def starts(self, problem, z0, key):
+        return z0
+
+    def init(self, problem, z):
+        return _least_squares_start(problem, z)
+
+    def step(self, problem, state):
+        def directions(system, damping):
+            dampings = damping * jnp.asarray(DAMPING_FACTORS)
+            steps = system.solve(dampings)
+            return steps, dampings, steps[0]
+
+        return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
+
+    def progress(self, state):
+        return Progress(state.z, state.terms, state.status, state.counts)
+
+
+class _DenseSystem(eqx.Module):
+    """(G'G + d I) dz = -g through the eigenvectors of G'G, which serve every d. G includes the prior's identity."""
+
+    gradient: Array
+    values: Array
+    vectors: Array
+
+    @classmethod
+    def at(cls, problem, z):
+        r, jacobian = problem.jacobian(z)
+        values, vectors = jnp.linalg.eigh(jacobian.T @ jacobian)
+        # The identity of the prior bounds the eigenvalues from below; rounding may not.
+        return cls(jacobian.T @ r, jnp.maximum(values, 1.0), vectors)
+
+    def solve(self, dampings):
+        return -(self.vectors.T @ self.gradient / (self.values + dampings[:, None])) @ self.vectors.T
+
+    def work(self, n):
+        return Counts.of(forward=1, jvp=n)
+
+
+class _MatrixFreeSystem(eqx.Module):
+    """The same by conjugate gradients on tangent and adjoint products, for many parameters."""
+
+    problem: Problem
+    z: Array
+    gradient: Array
+
+    @classmethod
+    def at(cls, problem, z):
+        linear = problem.linearise(z)
+        return cls(problem, z, linear.vjp(linear.r))
+
+    def solve(self, dampings):
+        linear = self.problem.linearise(self.z)
+        structure = jax.ShapeDtypeStruct(self.z.shape, self.z.dtype)
+
+        def one(damping):
+            operator = lx.FunctionLinearOperator(
+                lambda v: linear.vjp(linear.jvp(v)) + damping * v, structure, lx.positive_semidefinite_tag)
+            return lx.linear_solve(operator, -self.gradient, lx.CG(rtol=1e-6, atol=1e-12, max_steps=4 * self.z.size), throw=False).value
+
+        return jax.vmap(one)(dampings)
+
+    def work(self, n):
+        return Counts.of(forward=1, gradient=1, jvp=2 * n)
+
+
+def _least_squares_start(problem: Problem, z: Array) -> LeastSquaresState:
+    terms = problem.terms(z)
+    finite = jnp.isfinite(sum(terms.values()))
+    return LeastSquaresState(
+        z, terms, jnp.asarray(1.0, z.dtype), jnp.asarray(0), jnp.where(finite, Status.RUNNING, Status.NOT_FINITE), Counts.of(forward=1))
+
+
+def _least_squares_step(problem, state, directions, tolerance, dense_limit):
+    def advance(state):
+        system = (_DenseSystem if state.z.size <= dense_limit else _MatrixFreeSystem).at(problem, state.z)
+        steps, dampings, newton = directions(system, state.damping)
+        before = sum(state.terms.values())
+        expected = -0.5 * system.gradient @ newton
+        trials = jax.vmap(problem.terms)(state.z + steps)
+        costs = sum(trials.values())
+        best = jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))
+        better = costs[best] < before
+        stalled = jnp.where(better, 0, state.stalled + 1)
+        converged = expected <= tolerance * jnp.maximum(1.0, before)
+        status = jnp.where(converged, Status.CONVERGED, jnp.where(stalled >= STALL_LIMIT, Status.NO_DECREASE, Status.RUNNING))
+        chosen = jnp.clip(jnp.where(better, dampings[best], state.damping * 100), 1e-4, 1e12)
+        pick = jnp.where(better, best, 0)
+        return LeastSquaresState(
+            jnp.where(better, state.z + steps[pick], state.z),
+            {name: jnp.where(better, values[pick], state.terms[name]) for name, values in trials.items()},
+            chosen, stalled, status, state.counts + system.work(state.z.size) + Counts.of(forward=len(steps)))
+
+    return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
+
+
+class FirstOrderState(eqx.Module):
+    """State of an optax optimiser with the best point so far."""
+
+    z: Array
+    best_z: Array
+    best_terms: dict[str, Array]
+    inner: optax.OptState
+    stalled: Array
+    status: Array
+    counts: Counts
+
+
+class LBFGS(AbstractGradientSolver):
+    """Limited-memory BFGS with a zoom line search (optax.lbfgs; Nocedal & Wright 2006, algorithms 7.5 and 3.5).
+
+    `tolerance`: stop when |dJ/dz|^2 / 2 is below it (relative to J above 1), an upper bound of the expected decrease,
+    since the prior bounds the Hessian from below by the identity. `memory`: pairs kept.
+    """
+
+    tolerance: float = eqx.field(static=True, default=1e-8)
+    memory: int = eqx.field(static=True, default=20)
+    default_max_steps: int = eqx.field(static=True, default=500)
+    steps_per_call: int = eqx.field(static=True, default=5)
+
+    @property
+    def optimiser(self):
+        """The optax optimiser."""
+        return optax.lbfgs(memory_size=self.memory)
+
+    def starts(self, problem, z0, key):
+        return z0
+
+    def init(self, problem, z):
+        return _first_order_start(problem, z, self.optimiser)
+
+    def step(self, problem, state):
+        value_and_grad = optax.value_and_grad_from_state(problem.cost)
+
+        def update(z, inner):
+            value, gradient = value_and_grad(z, state=inner)
+            updates, inner = self.optimiser.update(gradient, inner, z, value=value, grad=gradient, value_fn=problem.cost)
+            searched = optax.tree.get(inner, "info").num_linesearch_steps
+            return gradient, updates, inner, Counts.of() + Counts(searched * 0 + 1, searched, searched * 0)
+
+        return _first_order_step(problem, state, update, self.tolerance, stall_limit=3)
+
+    def progress(self, state):
+        return Progress(state.best_z, state.best_terms, state.status, state.counts)
+
+
+class Optax(AbstractGradientSolver):
+    """Any optax optimiser: `Optax(optax.adam(1e-2))`. The best point seen is the result.
+
+    `tolerance` as in `LBFGS`; first-order methods rarely reach it and end at `max_steps`.
+    """
+
+    optimiser: optax.GradientTransformation
+    tolerance: float = eqx.field(static=True, default=1e-8)
+    default_max_steps: int = eqx.field(static=True, default=5000)
+    steps_per_call: int = eqx.field(static=True, default=50)
+
+    def starts(self, problem, z0, key):
+        return z0
+
+    def init(self, problem, z):
+        return _first_order_start(problem, z, self.optimiser)
+
+    def step(self, problem, state):
+        def update(z, inner):
+            value, gradient = jax.value_and_grad(problem.cost)(z)
+            updates, inner = self.optimiser.update(gradient, inner, z)
+            return gradient, updates, inner, Counts.of(forward=1, gradient=1)
+
+        return _first_order_step(problem, state, update, self.tolerance, stall_limit=self.default_max_steps)
+
+    def progress(self, state):
+        return Progress(state.best_z, state.best_terms, state.status, state.counts)
+
+
+def _first_order_start(problem, z, optimiser):
+    terms = problem.terms(z)
+    finite = jnp.isfinite(sum(terms.values()))
+    return FirstOrderState(
+        z, z, terms, optimiser.init(z), jnp.asarray(0), jnp.where(finite, Status.RUNNING, Status.NOT_FINITE), Counts.of(forward=1))
+
+
+def _first_order_step(problem, state, update, tolerance, stall_limit):
+    def advance(state):
+        gradient, updates, inner, work = update(state.z, state.inner)
+        z = optax.apply_updates(state.z, updates)
+        terms = problem.terms(z)
+        cost, best = sum(terms.values()), sum(state.best_terms.values())
+        better = cost < best
+        stalled = jnp.where(cost < best - 1e-13 * jnp.abs(best), 0, state.stalled + 1)
+        small = 0.5 * gradient @ gradient <= tolerance * jnp.maximum(1.0, best)
+        status = jnp.where(small, Status.CONVERGED, jnp.where(stalled >= stall_limit, Status.NO_DECREASE, Status.RUNNING))
+        keep = (z, terms), (state.best_z, state.best_terms)
+        best_z, best_terms = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
+        return FirstOrderState(z, best_z, best_terms, inner, stalled, status, state.counts + work)
+
+    return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
+
+
+class MultiStart(AbstractGradientSolver):
+    """Many starts of one solver, run as one batch; the result is the best end.
+
+    `number` starts: the first guess, and the lowest-J of `candidates` points of a Latin hypercube of the prior
+    (`candidates=None`: no selection, the hypercube has `number - 1` points). `Result.details` keeps the start and the
+    end of each (`start_cost`, `end_cost`, `end_z`, `end_status`), because their spread tells how rough J is.
+    """
+
+    solver: AbstractGradientSolver
+    number: int = eqx.field(static=True, default=16)
+    candidates: int | None = eqx.field(static=True, default=256)
+
+    @property
+    def default_max_steps(self):
+        """That of the solver."""
+        return self.solver.default_max_steps
+
+    @property
+    def steps_per_call(self):
+        """That of the solver."""
+        return self.solver.steps_per_call
+
+    def starts(self, problem, z0, key):
+        if key is None:
+            raise ValueError(complain("a seed or key for a solver that draws its starts", "key=None", "solve(problem, solver, key=0)"))
+        wanted = self.number - 1
+        seed = int(jax.random.bits(key, dtype=jnp.uint32))
+        design = qmc.LatinHypercube(problem.space.size, rng=np.random.default_rng(seed)).random(max(wanted, self.candidates or 0))
+        Z = jnp.asarray(norm.ppf(design))
+        if self.candidates:
+            costs = np.asarray(_costs(problem, Z))
+            Z = Z[np.argsort(np.where(np.isfinite(costs), costs, np.inf))[:wanted]]
+        return jnp.concatenate([z0[None], Z])
+
+    def init(self, problem, z):
+        states = jax.vmap(lambda z: self.solver.init(problem, z))(z)
+        return states, self._costs(states)
+
+    def step(self, problem, state):
+        states, first = state
+        return jax.vmap(lambda state: self.solver.step(problem, state))(states), first
+
+    def _costs(self, states):
+        costs = sum(jax.vmap(self.solver.progress)(states).terms.values())
+        return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+
+    def progress(self, state):
+        shown = jax.vmap(self.solver.progress)(state[0])
+        best = jnp.argmin(self._costs(state[0]))
+        running = jnp.any(shown.status == Status.RUNNING)
+        selected = 0 if self.candidates is None else self.candidates
+        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=selected)
+        return Progress(
+            shown.z[best], {name: values[best] for name, values in shown.terms.items()},
+            jnp.where(running, Status.RUNNING, shown.status[best]), counts)
+
+    def details(self, state):
+        shown = jax.vmap(self.solver.progress)(state[0])
+        return {"start_cost": np.asarray(state[1]), "end_cost": np.asarray(self._costs(state[0])),
+                "end_z": np.asarray(shown.z), "end_status": np.asarray(shown.status)}
+
+
+@eqx.filter_jit
+def _costs(problem: Problem, Z: Array) -> Array:
+    return jax.vmap(problem.cost)(Z)

@@ -1,0 +1,173 @@
+"""A model is written for ONE site and ONE step; `simulate` owns the loop.
+
+The author of a model writes `initial_state` and `step` (and `prepare`, for what depends on time alone). The loop over
+time, what is kept of a run, the memory of its adjoint and the spin-up live here, so that physics reads as physics.
+
+State, forcing and output are NamedTuples. A state whose fields are scalars is several times faster on a CPU than one
+stacked vector, because the fields then live in registers.
+"""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax import Array
+
+from landcal_jax.errors import complain
+from landcal_jax.parameters import Parameter
+
+Theta = dict[str, Array]
+
+
+class AbstractModel(eqx.Module):
+    """A land surface model: one site, one step, pure functions of JAX arrays.
+
+    Structural choices (which numerics, which albedo scheme) are fields that hold objects.
+    """
+
+    @abc.abstractmethod
+    def parameters(self) -> dict[str, Parameter]:
+        """The default parameter table: name -> prior, units, description, in the order of `parameter_names`."""
+
+    @property
+    @abc.abstractmethod
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names in the order of the published tables: `dict(zip(model.parameter_names, vector))` is a theta."""
+
+    @property
+    @abc.abstractmethod
+    def output_units(self) -> dict[str, str]:
+        """Units of every field of the output, by name."""
+
+    @abc.abstractmethod
+    def forcing(self, dataset) -> tuple:
+        """Drivers of one site from a Dataset in the normal form of `landcal_jax.io`; raises ValueError on a lack."""
+
+    def prepare(self, theta: Theta, forcing: tuple) -> tuple[Any, Any]:
+        """Return (constants, inputs): what is constant in a run, and what `step` needs at each time.
+
+        `inputs` is a container of arrays whose first axis is time. Terms that depend on time and theta but not on
+        the state belong here, where they are computed for all steps at once.
+        """
+        return theta, forcing
+
+    @abc.abstractmethod
+    def initial_state(self, theta: Theta) -> tuple:
+        """State at the start of the first step."""
+
+    @abc.abstractmethod
+    def step(self, constants: Any, state: tuple, inputs: Any) -> tuple[tuple, tuple]:
+        """Advance one step: returns (state at its end, output of the step)."""
+
+
+class Run(eqx.Module):
+    """What one run of a model knows; observation operators are functions of it.
+
+    `theta` holds arrays shaped () for one site or (site,); `forcing` and `output` have (site, time) or (time,) arrays;
+    `state` has one more time: index n is the start of step n. Fields that were not asked for are None.
+    """
+
+    theta: Theta
+    forcing: Any
+    state: Any
+    output: Any
+
+
+def simulate(
+    model: AbstractModel,
+    theta: Theta,
+    forcing: tuple,
+    *,
+    initial_state: tuple | None = None,
+    save: Sequence[str] | None = None,
+    checkpoint: int | None = 64,
+) -> Run:
+    """Run `model` over `forcing` at one site.
+
+    `theta`: name -> array shaped (); `forcing`: NamedTuple of (time,) arrays (and scalars of the site).
+    `initial_state` defaults to `model.initial_state(theta)`; give `equilibrium(...)` for a spun-up start.
+    `save`: names of the output fields to keep, `"state"` for the trajectory of the state; None keeps everything.
+    `checkpoint`: memory policy of the adjoint. It stores the state every `checkpoint` steps and recomputes the steps
+    between, which for a batch of members is several times faster than storing what is inside every step, because
+    memory is slower than arithmetic; None stores everything.
+
+    Returns a `Run` with arrays shaped (time,), state (time + 1,). Raises ValueError for a name in `save` that the model does not have.
+    """
+    start = model.initial_state(theta) if initial_state is None else initial_state
+    _, outputs, states = _scan(model, theta, forcing, start, save, checkpoint)
+    if states is not None:
+        states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
+    return Run(theta, forcing, states, outputs)
+
+
+def _scan(model, theta, forcing, start, save, checkpoint):
+    constants, inputs = model.prepare(theta, forcing)
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
+    output_type = type(eqx.filter_eval_shape(model.step, constants, start, jax.tree.map(lambda leaf: leaf[0], inputs))[1])
+    keep = set(output_type._fields) | {"state"} if save is None else set(save)
+    unknown = keep - set(output_type._fields) - {"state"}
+    if unknown:
+        raise ValueError(complain(
+            f"names of outputs of {type(model).__name__}: {', '.join(output_type._fields)} or state",
+            ", ".join(sorted(unknown)), "leave `save` out to keep everything"))
+
+    def body(state, now):
+        after, output = model.step(constants, state, now)
+        kept = output._replace(**{name: None for name in output_type._fields if name not in keep})
+        return after, (kept, after if "state" in keep else None)
+
+    final, (outputs, states) = segmented_scan(body, start, inputs, checkpoint)
+    return final, outputs, states
+
+
+def segmented_scan(body, start, inputs, segment: int | None):
+    """`lax.scan` whose adjoint stores the carry once a `segment` and recomputes what lies between; None stores all."""
+    steps = jax.tree.leaves(inputs)[0].shape[0]
+    if segment is None or steps <= segment:
+        return jax.lax.scan(body if segment is None else jax.checkpoint(body, prevent_cse=False), start, inputs)
+    # Within a segment each step is recomputed once more: only then does its adjoint stay in registers.
+    body = jax.checkpoint(body, prevent_cse=False)
+    inner = jax.checkpoint(lambda carry, part: jax.lax.scan(body, carry, part), prevent_cse=False)
+    whole = steps // segment * segment
+    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, segment, *leaf.shape[1:]), inputs)
+    carry, outputs = jax.lax.scan(inner, start, parts)
+    outputs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outputs)
+    if whole == steps:
+        return carry, outputs
+    carry, rest = jax.lax.scan(body, carry, jax.tree.map(lambda leaf: leaf[whole:], inputs))
+    return carry, jax.tree.map(lambda first, last: jnp.concatenate([first, last]), outputs, rest)
+
+
+def equilibrium(
+    model: AbstractModel, theta: Theta, forcing: tuple, *, cycles: int = 20, rtol: float = 1e-10, max_steps: int = 50
+) -> tuple:
+    """The state that one pass over `forcing` leaves unchanged: spin-up as a fixed point.
+
+    First `cycles` passes from `model.initial_state(theta)`, which choose the living branch of the equilibria, then
+    Newton steps on "state after a pass minus state before" with the exact Jacobian (one tangent per pool), because the
+    slow pools would need ten thousands of passes. The derivative with respect to theta is the implicit one, exact in
+    forward and reverse mode, whatever path led there (Christianson 1994).
+
+    A state that has no equilibrium within `max_steps` is returned as NaN, so that a calibration sees a failed run.
+    """
+    def one_pass(state, _=None):
+        return _scan(model, theta, forcing, state, (), 64)[0], None
+
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.initial_state(theta))
+    guess = jax.lax.stop_gradient(jax.lax.scan(one_pass, start, length=cycles)[0])
+    scale = jax.tree.map(lambda leaf: jnp.abs(leaf) + 1.0, guess)
+
+    def imbalance(scaled, _):
+        state = jax.tree.map(jnp.multiply, scaled, scale)
+        return jax.tree.map(lambda after, before, size: (after - before) / size, one_pass(state)[0], state, scale)
+
+    solution = optx.root_find(
+        imbalance, optx.Newton(rtol=rtol, atol=rtol), jax.tree.map(jnp.divide, guess, scale), max_steps=max_steps, throw=False)
+    good = solution.result == optx.RESULTS.successful
+    return jax.tree.map(lambda value, size: jnp.where(good, value * size, jnp.nan), solution.value, scale)
+
+

@@ -1,0 +1,99 @@
+"""The linear-Gaussian problem, whose posterior is known in closed form: the oracle of every solver and sampler.
+
+    y = A x + e,   x ~ N(x_b, B),   e ~ N(0, R)
+    J(x) = 1/2 (x - x_b)' B^-1 (x - x_b) + 1/2 (y - A x)' R^-1 (y - A x)
+
+The posterior is N(m, P) with P = (B^-1 + A' R^-1 A)^-1 and m = x_b + P A' R^-1 (y - A x_b). B and R may be full.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_factor, cho_solve
+from jax.typing import ArrayLike
+
+from landcal_jax.errors import complain
+
+
+class LinearGaussian(eqx.Module):
+    """A linear model `A` (m, n) with prior N(`x_b`, `B`) and observations `y` (m,) of error covariance `R` (m, m).
+
+    It is called like any forward function, `x -> A x`. float64 only: an oracle is more exact than what it judges.
+    """
+
+    A: Array
+    x_b: Array
+    B: Array
+    y: Array
+    R: Array
+
+    def __init__(self, A: ArrayLike, x_b: ArrayLike, B: ArrayLike, y: ArrayLike, R: ArrayLike):
+        self.A, self.x_b, self.B, self.y, self.R = (jnp.asarray(part, float) for part in (A, x_b, B, y, R))
+        if self.A.dtype != jnp.float64:
+            raise ValueError(complain(
+                "float64", f"{self.A.dtype}", "call landcal_jax.configure() before the first use of JAX"))
+        if self.A.ndim != 2:
+            raise ValueError(complain("a matrix A (m, n)", f"shape {self.A.shape}", "give one row an observation"))
+        m, n = self.A.shape
+        wanted = {"x_b": (n,), "B": (n, n), "y": (m,), "R": (m, m)}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(complain(
+                    f"{name} of shape {shape}, as A is {self.A.shape}", f"shape {getattr(self, name).shape}",
+                    "give variances as a diagonal matrix: jnp.diag(sd**2)"))
+
+    @classmethod
+    def random(cls, key: Array, n: int, m: int) -> "LinearGaussian":
+        """Draw a well-conditioned problem of `n` parameters and `m` observations, with correlated B and R.
+
+        Parameters have standard deviations between 0.5 and 2 and neighbour correlation 0.5; errors in R have standard
+        deviations between 0.3 and 1 and correlation exp(-|i - j| / 3). y is drawn from the model: the truth from the
+        prior, the errors from R.
+        """
+        of_A, of_x, of_B, of_R, of_truth, of_error = jax.random.split(key, 6)
+        A = jax.random.normal(of_A, (m, n)) / jnp.sqrt(n)
+        x_b = jax.random.normal(of_x, (n,))
+        B = _covariance(jax.random.uniform(of_B, (n,), minval=0.5, maxval=2.0), 0.5)
+        R = _covariance(jax.random.uniform(of_R, (m,), minval=0.3, maxval=1.0), jnp.exp(-1 / 3))
+        truth = x_b + jnp.linalg.cholesky(B) @ jax.random.normal(of_truth, (n,))
+        y = A @ truth + jnp.linalg.cholesky(R) @ jax.random.normal(of_error, (m,))
+        return cls(A, x_b, B, y, R)
+
+    def __call__(self, x: Array) -> Array:
+        """What the model predicts for parameters `x` (n,): A x, (m,)."""
+        return self.A @ x
+
+    def cost(self, x: Array) -> Array:
+        """J(x): half the squared departures from prior and observations, each in its covariance."""
+        return 0.5 * _square(self.B, x - self.x_b) + 0.5 * _square(self.R, self.y - self(x))
+
+    def posterior_mean(self) -> Array:
+        """Mean of the posterior (n,), which is also the minimiser of `cost`."""
+        return self.x_b + self._gain() @ (self.y - self(self.x_b))
+
+    def posterior_covariance(self) -> Array:
+        """Covariance of the posterior (n, n)."""
+        kept = jnp.eye(self.x_b.size) - self._gain() @ self.A
+        # Joseph's form: symmetric and positive definite whatever the rounding.
+        return kept @ self.B @ kept.T + self._gain() @ self.R @ self._gain().T
+
+    def log_evidence(self) -> Array:
+        """Logarithm of the density of y with x integrated out: y ~ N(A x_b, A B A' + R)."""
+        return jax.scipy.stats.multivariate_normal.logpdf(self.y, self(self.x_b), self._spread())
+
+    def _spread(self) -> Array:
+        return self.A @ self.B @ self.A.T + self.R
+
+    def _gain(self) -> Array:
+        """B A' (A B A' + R)^-1, (n, m)."""
+        return cho_solve(cho_factor(self._spread()), self.A @ self.B).T
+
+
+def _covariance(sd: Array, correlation: ArrayLike) -> Array:
+    lag = jnp.abs(jnp.arange(sd.size)[:, None] - jnp.arange(sd.size))
+    return sd[:, None] * sd * correlation**lag
+
+
+def _square(covariance: Array, departure: Array) -> Array:
+    return departure @ cho_solve(cho_factor(covariance), departure)

@@ -1,0 +1,178 @@
+"""The calibration problem: parameters with priors, a forward map and observations; the cost J(z) and its derivatives.
+
+    J(z) = 1/2 z'z + 1/2 (y - H(x))' R^-1 (y - H(x)) + soft constraints,      x = T(z)
+
+J is available term by term, whitened residual by residual, with exact tangent-linear and adjoint products. The
+minimum of J over z is the MAP in z. Where priors are Gaussian and unbounded that is the MAP in x; where they are
+bounded it is not, because densities change under the transform: it is then the mode in the whitened space.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from landcal_jax.errors import complain
+from landcal_jax.forward import AbstractForward
+from landcal_jax.model import Theta
+from landcal_jax.observations import Observations
+from landcal_jax.parameters import ParameterSpace
+
+
+class Linearisation(NamedTuple):
+    """Whitened residuals r(z) as one vector (m,), with products of their derivative.
+
+    `r` includes the prior's z, so J = r'r / 2, its gradient is `vjp(r)` and the Gauss-Newton product `vjp(jvp(v))`.
+    """
+
+    r: Array
+    jvp: Callable[[Array], Array]
+    vjp: Callable[[Array], Array]
+
+
+class Problem(eqx.Module):
+    """`Problem(space, forward, observations)`: the cost J(z) and everything that one does with it.
+
+    Printing it shows parameters, streams with counts, errors and weights, and the kind of forward map. It is a pytree:
+    pass it to your own jitted functions as an argument.
+    """
+
+    space: ParameterSpace
+    forward: AbstractForward
+    observations: Observations
+    difference_step: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        units = getattr(getattr(self.forward, "model", None), "output_units", None)
+        if units:
+            self.observations.check_units(units)
+
+    def predict(self, z: Array) -> dict[str, Array]:
+        """Modelled observations by stream, each (site, n_obs), at the control vector z (n,)."""
+        operators = {name: stream.operator for name, stream in self.observations.items()}
+
+        def run(z):
+            return self.forward(self.space.physical(z), operators)
+
+        return run(z) if self.difference_step is None else _differenced(run, z, self.difference_step)
+
+    def residuals(self, z: Array) -> dict[str, Array]:
+        """Whitened residuals by term: `prior` is z itself, then one array a stream; zero where nothing was observed."""
+        return {"prior": z} | self.observations.residuals(self.predict(z))
+
+    def terms(self, z: Array) -> dict[str, Array]:
+        """J term by term: half the sum of squares of each of `residuals`."""
+        return {name: 0.5 * jnp.sum(part**2) for name, part in self.residuals(z).items()}
+
+    def cost(self, z: Array) -> Array:
+        """J(z), the sum of its terms."""
+        return sum(self.terms(z).values())
+
+    def log_density(self, z: Array) -> Array:
+        """Log of the posterior density of z up to the evidence: prior and likelihood with their constants."""
+        constants = sum(stream.log_normalisation for _, stream in self.observations.items())
+        return constants - 0.5 * self.space.size * jnp.log(2 * jnp.pi) - self.cost(z)
+
+    def residual_vector(self, z: Array) -> Array:
+        """All whitened residuals as one vector (m,), the prior's first."""
+        return ravel_pytree(tuple(self.residuals(z).values()))[0]
+
+    def linearise(self, z: Array) -> Linearisation:
+        """Residuals at z with tangent-linear (`jvp`) and adjoint (`vjp`) products, exact to rounding."""
+        r, jvp = jax.linearize(self.residual_vector, z)
+        transposed = jax.linear_transpose(jvp, z)
+        return Linearisation(r, jvp, lambda w: transposed(w)[0])
+
+    def jacobian(self, z: Array) -> tuple[Array, Array]:
+        """Residuals (m,) and their Jacobian (m, n) by forward mode: n tangents share one run."""
+        r, push = jax.linearize(self.residual_vector, z)
+        return r, jax.vmap(push, out_axes=1)(jnp.eye(z.size, dtype=z.dtype))
+
+    def ensemble(self, Z: Array, *, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Modelled observations of many members: Z (member, n) -> {stream: (member, site, n_obs)}.
+
+        Members run in batches of `batch_size`; a member that fails is NaN.
+        """
+        parts = []
+        for start in range(0, len(Z), batch_size):
+            members = jnp.asarray(Z[start : start + batch_size])
+            wanted = min(batch_size, len(Z))
+            # The last batch is filled with copies, so that one compiled function serves all.
+            padded = jnp.concatenate([members, jnp.broadcast_to(members[:1], (wanted - len(members), members.shape[1]))])
+            parts.append(jax.tree.map(lambda leaf, n=len(members): np.asarray(leaf)[:n], _predict_many(self, padded)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def with_observations(self, observations: Observations) -> "Problem":
+        """The same problem with other observations, such as the held-out ones."""
+        return Problem(self.space, self.forward, observations, self.difference_step)
+
+    def with_forward(self, forward: AbstractForward) -> "Problem":
+        """The same problem with another forward map, such as an emulator."""
+        return Problem(self.space, forward, self.observations, self.difference_step)
+
+    def finite_difference(self, step: float = 1e-6) -> "Problem":
+        """The same problem with derivatives by forward differences of `step` in z, for comparison with exact ones only.
+
+        Every solver that takes the problem takes this twin. Its Jacobian costs n extra runs whenever a derivative of
+        any kind is asked for, as it does for a model without adjoint; `Result.counts` counts them.
+        """
+        return Problem(self.space, self.forward, self.observations, step)
+
+    def require_gradient(self, what: str) -> None:
+        """Raise TypeError with advice if the forward map cannot be differentiated."""
+        if not self.forward.differentiable:
+            raise TypeError(complain(
+                f"a differentiable forward map for {what}", self.forward.description,
+                "an ensemble or search solver, or calibrate an emulator of it (problem.with_forward(emulator))"))
+
+    def theta(self, z: Array) -> Theta:
+        """Physical parameters at z: `space.physical(z)`."""
+        return self.space.physical(z)
+
+    def __str__(self) -> str:
+        def indent(text):
+            return "\n".join("  " + line for line in str(text).splitlines())
+
+        return (f"Problem: {self.space.size} free parameters, {int(self.observations.count)} observed values\n"
+                f"forward: {self.forward.description}\n"
+                f"observations:\n{indent(self.observations)}\nparameters:\n{indent(self.space)}")
+
+
+def _differenced(function, z: Array, step: float):
+    """`function(z)`, whose derivative is the matrix of forward differences: one run more for every element of z."""
+    shapes = jax.eval_shape(function, z)
+    restore = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))[1]
+
+    @jax.custom_jvp
+    def flat(z):
+        return ravel_pytree(function(z))[0]
+
+    @flat.defjvp
+    def _(primals, tangents):
+        (z,), (tangent,) = primals, tangents
+        value = flat(z)
+        rows = jax.vmap(lambda at: (flat(at) - value) / step)(z + step * jnp.eye(z.size, dtype=z.dtype))
+        return value, tangent @ rows
+
+    return restore(flat(z))
+
+
+@eqx.filter_jit
+def _predict_many(problem: Problem, Z: Array) -> dict[str, Array]:
+    return jax.vmap(problem.predict)(Z)
+
+
+@eqx.filter_jit
+def evaluate(problem: Problem, z: Array) -> tuple[Array, Array, dict[str, Array]]:
+    """J, its gradient (n,) and its terms, compiled once a problem shape."""
+    def cost(z):
+        terms = problem.terms(z)
+        return sum(terms.values()), terms
+
+    (value, terms), gradient = jax.value_and_grad(cost, has_aux=True)(z)
+    return value, gradient, terms

@@ -1,0 +1,281 @@
+"""One verb for every solver: `solve(problem, solver) -> Result`. This file knows no concrete solver.
+
+A solver is a value with `init(problem, z, key)` and `step(problem, state)`, both pure and traced by JAX; the loop,
+the progress, the history and the clock are here. The state that a solver carries has to offer the fields of
+`Progress`.
+"""
+
+import abc
+import contextlib
+import enum
+import time
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from landcal_jax.errors import complain
+from landcal_jax.model import Theta
+from landcal_jax.problem import Problem
+
+
+class Status(enum.IntEnum):
+    """How a solve ended; `sentence` says it in words. Negative is a failure, zero is still running."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    NO_DECREASE = 2
+    MAX_STEPS = 3
+    NOT_FINITE = -1
+
+    @property
+    def sentence(self) -> str:
+        """The status in words."""
+        return {
+            Status.RUNNING: "still running",
+            Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance",
+            Status.NO_DECREASE: "stopped: no step decreases J further, at the limit of what kinks and rounding allow",
+            Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
+            Status.NOT_FINITE: "failed: J is NaN or infinite at the start",
+        }[self]
+
+
+class Counts(NamedTuple):
+    """Work done: forward runs of the map, reverse-mode gradients, tangent-linear (or adjoint) products."""
+
+    forward: Array
+    gradient: Array
+    jvp: Array
+
+    @classmethod
+    def of(cls, forward=0, gradient=0, jvp=0) -> "Counts":
+        """Counts from whole numbers."""
+        return cls(*(jnp.asarray(number, jnp.int64 if jax.config.jax_enable_x64 else jnp.int32) for number in (forward, gradient, jvp)))
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Progress(eqx.Module):
+    """What every solver shows of its state: the best point so far, J by term there, status code and work done."""
+
+    z: Array
+    terms: dict[str, Array]
+    status: Array
+    counts: Counts
+
+
+class AbstractGradientSolver(eqx.Module):
+    """A solver that uses derivatives of the problem: `init` and `step` are traced by JAX.
+
+    `default_max_steps` bounds the loop when the caller does not; `steps_per_call` iterations run between two looks.
+    """
+
+    default_max_steps: eqx.AbstractVar[int]
+    steps_per_call: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def starts(self, problem: Problem, z0: Array | None, key: Array | None) -> Array:
+        """The first point (n,), or points (start, n)."""
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, z: Array) -> Any:
+        """State at the start."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: Any) -> Any:
+        """State after one iteration; a state whose status is not RUNNING must be returned as it is."""
+
+    @abc.abstractmethod
+    def progress(self, state: Any) -> Progress:
+        """What `state` shows; a multi-start shows its best member, RUNNING while any member runs."""
+
+    def details(self, state: Any) -> dict[str, np.ndarray]:
+        """More to keep in `Result.details`, such as the end of every start."""
+        return {}
+
+
+class Result(NamedTuple):
+    """What a solve returns.
+
+    `z` (n,): MAP in whitened space; `theta`: the same in physical units by name; `parameters`: a Dataset with units;
+    `terms`: J by term; `history`: term -> (iteration,) with the start first; `status`; `counts`: forward runs,
+    gradients and tangent products; `seconds`: {"compile", "run"}; `details`: more from the solver, by name.
+    """
+
+    z: Array
+    theta: Theta
+    parameters: xr.Dataset
+    terms: dict[str, float]
+    history: dict[str, np.ndarray]
+    status: Status
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    details: dict[str, np.ndarray]
+
+    @property
+    def cost(self) -> float:
+        """J at the solution."""
+        return sum(self.terms.values())
+
+    def __str__(self) -> str:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
+        return f"J = {self.cost:.6g} ({terms}) after {len(self.history['prior']) - 1} iterations; {self.status.sentence}"
+
+
+class SolveError(RuntimeError):
+    """A solve failed; `result` holds what there is."""
+
+    def __init__(self, message: str, result: Result):
+        super().__init__(message)
+        self.result = result
+
+
+def solve(
+    problem: Problem,
+    solver: AbstractGradientSolver,
+    *,
+    key: Array | int | None = None,
+    z0: Array | None = None,
+    max_steps: int | None = None,
+    throw: bool = True,
+    progress: bool = True,
+) -> Result:
+    """Minimise J of `problem` with `solver`.
+
+    `z0` (n,): first guess, the space's default without it. `key`: seed or JAX key for solvers that draw (multi-start).
+    `max_steps` bounds the iterations. A failed solve raises `SolveError` unless `throw=False`, which returns it with
+    its status. `progress` shows J by term for what takes more than two seconds.
+    Raises TypeError for a forward map without derivatives, ValueError for a z0 of the wrong shape.
+    """
+    problem.require_gradient(type(solver).__name__)
+    z0 = _first_guess(problem, z0)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    max_steps = solver.default_max_steps if max_steps is None else max_steps
+    clock = _Clock()
+    start = solver.starts(problem, z0, key)
+    state, shown = _init(problem, solver, start)
+    history = [shown]
+    with _display(progress) as show:
+        done = 0
+        while done < max_steps and _status(history[-1]) is Status.RUNNING:
+            number = min(solver.steps_per_call, max_steps - done)
+            state, trail = jax.block_until_ready(_advance(problem, solver, state, jnp.asarray(number)))
+            history += [jax.tree.map(lambda leaf, n=n: leaf[n], trail) for n in range(number)]
+            done += number
+            show(done, max_steps, history[-1].terms)
+    result = _result(problem, solver, state, _until_end(history), clock)
+    if result.status < 0 and throw:
+        raise SolveError(complain("a finite J at the first guess", result.status.sentence,
+                                  "problem.terms(z0) shows the term; `landcal check` scans the prior box"), result)
+    return result
+
+
+@eqx.filter_jit
+def _init(problem, solver, start):
+    state = solver.init(problem, start)
+    return state, solver.progress(state)
+
+
+@eqx.filter_jit
+def _advance(problem, solver, state, number):
+    """Up to `steps_per_call` steps in one compiled call, with what each one shows; those beyond `number` do nothing."""
+    def one(state, n):
+        state = jax.lax.cond(n < number, lambda state: solver.step(problem, state), lambda state: state, state)
+        return state, solver.progress(state)
+
+    return jax.lax.scan(one, state, jnp.arange(solver.steps_per_call))
+
+
+def _first_guess(problem: Problem, z0) -> Array:
+    z0 = problem.space.default_z if z0 is None else jnp.asarray(z0, float)
+    if z0.shape != (problem.space.size,):
+        raise ValueError(complain(f"a first guess z0 of shape ({problem.space.size},)", f"shape {z0.shape}",
+                                  "problem.space.whiten(theta) makes one from physical parameters"))
+    return z0
+
+
+def _status(shown: Progress) -> Status:
+    return Status(int(shown.status))
+
+
+def _until_end(history: list[Progress]) -> list[Progress]:
+    """History without the idle steps after the end."""
+    last = next((n for n, shown in enumerate(history) if _status(shown) is not Status.RUNNING), len(history) - 1)
+    return history[: last + 1]
+
+
+def _result(problem, solver, state, history, clock) -> Result:
+    end = history[-1]
+    status = _status(end)
+    theta = problem.space.physical(end.z)
+    return Result(
+        z=end.z, theta=theta, parameters=problem.space.to_dataset(theta),
+        terms={name: float(value) for name, value in end.terms.items()},
+        history={name: np.array([float(shown.terms[name]) for shown in history]) for name in end.terms},
+        status=Status.MAX_STEPS if status is Status.RUNNING else status,
+        counts=_counts(problem, end.counts),
+        seconds=clock.seconds(), details=solver.details(state))
+
+
+def _counts(problem: Problem, counts: Counts) -> dict[str, int]:
+    numbers = {name: int(number) for name, number in counts._asdict().items()}
+    if problem.difference_step is not None:
+        # Derivatives were made of runs: a gradient of n + 1, a column of the Jacobian of one.
+        numbers["forward"] += numbers["gradient"] * (problem.space.size + 1) + numbers["jvp"]
+        numbers["gradient"] = numbers["jvp"] = 0
+    return numbers
+
+
+class _Clock:
+    """Seconds of compiling (tracing included) and of running, apart."""
+
+    _compiled: float = 0.0
+    _listening = False
+
+    def __init__(self):
+        # JAX reports the time of each compilation to listeners; one is enough for the life of the process.
+        if not _Clock._listening:
+            jax.monitoring.register_event_duration_secs_listener(_Clock._hear)
+            _Clock._listening = True
+        self.start, self.before = time.perf_counter(), _Clock._compiled
+
+    @staticmethod
+    def _hear(event: str, seconds: float, **_):
+        if event.startswith("/jax/core/compile/") or event == "/jax/compilation_cache/cache_retrieval_time_sec":
+            _Clock._compiled += seconds
+
+    def seconds(self) -> dict[str, float]:
+        total = time.perf_counter() - self.start
+        compiling = min(_Clock._compiled - self.before, total)
+        return {"compile": compiling, "run": total - compiling}
+
+
+@contextlib.contextmanager
+def _display(wanted: bool, patience: float = 2.0):
+    """A live line with J by term, once something has run for `patience` seconds; silent where there is no terminal."""
+    if not wanted:
+        yield lambda *_: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("J: {task.fields[terms]}"), transient=True)
+    task = bar.add_task("solve", terms="", total=None)
+    began = time.perf_counter()
+
+    def show(done, total, terms):
+        text = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+        bar.update(task, completed=done, total=total, terms=text)
+        if time.perf_counter() - began > patience and not bar.live.is_started:
+            bar.start()
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
