@@ -7,6 +7,8 @@ as it has with phenology. `LBFGS()` for thousands of parameters. `Optax(optax.ad
 All work in whitened space, where the prior's part of the Hessian is the identity, so no scaling has to be chosen.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -280,17 +282,32 @@ def _first_order_step(problem, state, update, tolerance, stall_limit):
     return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
 
 
+class MultiStartState(eqx.Module):
+    """States of all starts (leading axis), J at each start, iterations done."""
+
+    starts: Any
+    first: Array
+    iterations: Array
+
+
 class MultiStart(AbstractGradientSolver):
-    """Many starts of one solver, run as one batch; the result is the best end.
+    """Many starts of one solver; the result is the best end.
 
     `number` starts: the first guess, and the lowest-J of `candidates` points of a Latin hypercube of the prior
-    (`candidates=None`: no selection, the hypercube has `number - 1` points). `Result.details` keeps the start and the
+    (`candidates=None`: no selection, the hypercube has `number - 1` points). After `explore` iterations only the
+    `finalists` lowest go on (`explore=None`: all go on to their end). `Result.details` keeps the start and the
     end of each (`start_cost`, `end_cost`, `end_z`, `end_status`), because their spread tells how rough J is.
+
+    `batch_size` starts are run together by vmap, the others after them. Without it that is all on an accelerator and one on
+    a CPU, where the tangents of one start fill the vector units already and finished starts then cost nothing.
     """
 
     solver: AbstractGradientSolver
     number: int = eqx.field(static=True, default=16)
     candidates: int | None = eqx.field(static=True, default=256)
+    explore: int | None = eqx.field(static=True, default=None)
+    finalists: int = eqx.field(static=True, default=3)
+    batch_size: int | None = eqx.field(static=True, default=None)
 
     @property
     def default_max_steps(self):
@@ -316,29 +333,38 @@ class MultiStart(AbstractGradientSolver):
 
     def init(self, problem, z):
         states = jax.vmap(lambda z: self.solver.init(problem, z))(z)
-        return states, self._costs(states)
+        return MultiStartState(states, self._costs(states), jnp.asarray(0))
 
     def step(self, problem, state):
-        states, first = state
-        return jax.vmap(lambda state: self.solver.step(problem, state))(states), first
+        size = self.batch_size or (1 if jax.default_backend() == "cpu" else self.number)
+        # With a batch of one lax.map stays a loop, in which a finished start is skipped.
+        starts = jax.lax.map(lambda one: self.solver.step(problem, one), state.starts, batch_size=size if size > 1 else None)
+        state = MultiStartState(starts, state.first, state.iterations + 1)
+        return state if self.explore is None else self._select(state)
+
+    def _select(self, state):
+        """Leave all but the finalists once the exploration is over."""
+        rank = jnp.argsort(jnp.argsort(self._costs(state.starts)))
+        running = state.starts.status == Status.RUNNING
+        leave = (state.iterations == self.explore) & (rank >= self.finalists) & running
+        return eqx.tree_at(lambda s: s.starts.status, state, jnp.where(leave, Status.LEFT, state.starts.status))
 
     def _costs(self, states):
         costs = sum(jax.vmap(self.solver.progress)(states).terms.values())
         return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
 
     def progress(self, state):
-        shown = jax.vmap(self.solver.progress)(state[0])
-        best = jnp.argmin(self._costs(state[0]))
+        shown = jax.vmap(self.solver.progress)(state.starts)
+        best = jnp.argmin(self._costs(state.starts))
         running = jnp.any(shown.status == Status.RUNNING)
-        selected = 0 if self.candidates is None else self.candidates
-        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=selected)
+        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=self.candidates or 0)
         return Progress(
             shown.z[best], {name: values[best] for name, values in shown.terms.items()},
             jnp.where(running, Status.RUNNING, shown.status[best]), counts)
 
     def details(self, state):
-        shown = jax.vmap(self.solver.progress)(state[0])
-        return {"start_cost": np.asarray(state[1]), "end_cost": np.asarray(self._costs(state[0])),
+        shown = jax.vmap(self.solver.progress)(state.starts)
+        return {"start_cost": np.asarray(state.first), "end_cost": np.asarray(self._costs(state.starts)),
                 "end_z": np.asarray(shown.z), "end_status": np.asarray(shown.status)}
 
 

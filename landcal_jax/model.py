@@ -98,13 +98,14 @@ def simulate(
     Returns a `Run` with arrays shaped (time,), state (time + 1,). Raises ValueError for a name in `save` that the model does not have.
     """
     start = model.initial_state(theta) if initial_state is None else initial_state
-    _, outputs, states = _scan(model, theta, forcing, start, save, checkpoint)
+    _, (outputs, states) = _scan(model, theta, forcing, start, save, checkpoint)
     if states is not None:
         states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
     return Run(theta, forcing, states, outputs)
 
 
 def _scan(model, theta, forcing, start, save, checkpoint):
+    """(final state, None with checkpoints; (outputs, states after each step))."""
     constants, inputs = model.prepare(theta, forcing)
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
     output_type = type(eqx.filter_eval_shape(model.step, constants, start, jax.tree.map(lambda leaf: leaf[0], inputs))[1])
@@ -120,26 +121,29 @@ def _scan(model, theta, forcing, start, save, checkpoint):
         kept = output._replace(**{name: None for name in output_type._fields if name not in keep})
         return after, (kept, after if "state" in keep else None)
 
-    final, (outputs, states) = segmented_scan(body, start, inputs, checkpoint)
-    return final, outputs, states
+    if checkpoint is None:
+        return jax.lax.scan(body, start, inputs)
+    return None, segmented_scan(body, start, inputs, checkpoint)
 
 
-def segmented_scan(body, start, inputs, segment: int | None):
-    """`lax.scan` whose adjoint stores the carry once a `segment` and recomputes what lies between; None stores all."""
-    steps = jax.tree.leaves(inputs)[0].shape[0]
-    if segment is None or steps <= segment:
-        return jax.lax.scan(body if segment is None else jax.checkpoint(body, prevent_cse=False), start, inputs)
+def segmented_scan(body, start, inputs, segment: int):
+    """Outputs of a scan whose adjoint stores the carry once a `segment` and recomputes what lies between.
+
+    The last segment is filled up with copies of the last input, whose outputs are cut off: a second loop for the rest
+    would double the time of compiling.
+    """
     # Within a segment each step is recomputed once more: only then does its adjoint stay in registers.
     body = jax.checkpoint(body, prevent_cse=False)
     inner = jax.checkpoint(lambda carry, part: jax.lax.scan(body, carry, part), prevent_cse=False)
-    whole = steps // segment * segment
-    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, segment, *leaf.shape[1:]), inputs)
-    carry, outputs = jax.lax.scan(inner, start, parts)
-    outputs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outputs)
-    if whole == steps:
-        return carry, outputs
-    carry, rest = jax.lax.scan(body, carry, jax.tree.map(lambda leaf: leaf[whole:], inputs))
-    return carry, jax.tree.map(lambda first, last: jnp.concatenate([first, last]), outputs, rest)
+    steps = jax.tree.leaves(inputs)[0].shape[0]
+    parts = -(-steps // segment)
+
+    def divide(leaf):
+        filled = jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (parts * segment - steps, *leaf.shape[1:]))])
+        return filled.reshape(parts, segment, *leaf.shape[1:])
+
+    outputs = jax.lax.scan(inner, start, jax.tree.map(divide, inputs))[1]
+    return jax.tree.map(lambda leaf: leaf.reshape(parts * segment, *leaf.shape[2:])[:steps], outputs)
 
 
 def equilibrium(
@@ -155,7 +159,7 @@ def equilibrium(
     A state that has no equilibrium within `max_steps` is returned as NaN, so that a calibration sees a failed run.
     """
     def one_pass(state, _=None):
-        return _scan(model, theta, forcing, state, (), 64)[0], None
+        return _scan(model, theta, forcing, state, (), None)[0], None
 
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.initial_state(theta))
     guess = jax.lax.stop_gradient(jax.lax.scan(one_pass, start, length=cycles)[0])

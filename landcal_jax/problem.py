@@ -90,8 +90,11 @@ class Problem(eqx.Module):
 
     def jacobian(self, z: Array) -> tuple[Array, Array]:
         """Residuals (m,) and their Jacobian (m, n) by forward mode: n tangents share one run."""
-        r, push = jax.linearize(self.residual_vector, z)
-        return r, jax.vmap(push, out_axes=1)(jnp.eye(z.size, dtype=z.dtype))
+        # Not jax.linearize, which would store what is inside every step: tangents run along with the model.
+        def along(v):
+            return jax.jvp(self.residual_vector, (z,), (v,))
+
+        return jax.vmap(along, out_axes=(None, 1))(jnp.eye(z.size, dtype=z.dtype))
 
     def ensemble(self, Z: Array, *, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Modelled observations of many members: Z (member, n) -> {stream: (member, site, n_obs)}.

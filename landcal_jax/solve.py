@@ -30,6 +30,7 @@ class Status(enum.IntEnum):
     CONVERGED = 1
     NO_DECREASE = 2
     MAX_STEPS = 3
+    LEFT = 4
     NOT_FINITE = -1
 
     @property
@@ -39,6 +40,7 @@ class Status(enum.IntEnum):
             Status.RUNNING: "still running",
             Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance",
             Status.NO_DECREASE: "stopped: no step decreases J further, at the limit of what kinks and rounding allow",
+            Status.LEFT: "left: other starts were lower",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start",
         }[self]

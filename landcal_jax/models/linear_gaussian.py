@@ -44,6 +44,7 @@ class LinearGaussian(eqx.Module):
                     "give variances as a diagonal matrix: jnp.diag(sd**2)"))
 
     @classmethod
+    @eqx.filter_jit
     def random(cls, key: Array, n: int, m: int) -> "LinearGaussian":
         """Draw a well-conditioned problem of `n` parameters and `m` observations, with correlated B and R.
 
@@ -51,13 +52,14 @@ class LinearGaussian(eqx.Module):
         deviations between 0.3 and 1 and correlation exp(-|i - j| / 3). y is drawn from the model: the truth from the
         prior, the errors from R.
         """
-        of_A, of_x, of_B, of_R, of_truth, of_error = jax.random.split(key, 6)
-        A = jax.random.normal(of_A, (m, n)) / jnp.sqrt(n)
-        x_b = jax.random.normal(of_x, (n,))
-        B = _covariance(jax.random.uniform(of_B, (n,), minval=0.5, maxval=2.0), 0.5)
-        R = _covariance(jax.random.uniform(of_R, (m,), minval=0.3, maxval=1.0), jnp.exp(-1 / 3))
-        truth = x_b + jnp.linalg.cholesky(B) @ jax.random.normal(of_truth, (n,))
-        y = A @ truth + jnp.linalg.cholesky(R) @ jax.random.normal(of_error, (m,))
+        of_normal, of_sd = jax.random.split(key)
+        # Two draws, cut into parts: each call of a generator costs a second of compiling.
+        A, x_b, z, e = jnp.split(jax.random.normal(of_normal, (m * n + 2 * n + m,)), (m * n, m * n + n, m * n + 2 * n))
+        share = jax.random.uniform(of_sd, (n + m,))
+        A = A.reshape(m, n) / jnp.sqrt(n)
+        B = _covariance(0.5 + 1.5 * share[:n], 0.5)
+        R = _covariance(0.3 + 0.7 * share[n:], jnp.exp(-1 / 3))
+        y = A @ (x_b + jnp.linalg.cholesky(B) @ z) + jnp.linalg.cholesky(R) @ e
         return cls(A, x_b, B, y, R)
 
     def __call__(self, x: Array) -> Array:
@@ -68,16 +70,19 @@ class LinearGaussian(eqx.Module):
         """J(x): half the squared departures from prior and observations, each in its covariance."""
         return 0.5 * _square(self.B, x - self.x_b) + 0.5 * _square(self.R, self.y - self(x))
 
+    @eqx.filter_jit
     def posterior_mean(self) -> Array:
         """Mean of the posterior (n,), which is also the minimiser of `cost`."""
         return self.x_b + self._gain() @ (self.y - self(self.x_b))
 
+    @eqx.filter_jit
     def posterior_covariance(self) -> Array:
         """Covariance of the posterior (n, n)."""
         kept = jnp.eye(self.x_b.size) - self._gain() @ self.A
         # Joseph's form: symmetric and positive definite whatever the rounding.
         return kept @ self.B @ kept.T + self._gain() @ self.R @ self._gain().T
 
+    @eqx.filter_jit
     def log_evidence(self) -> Array:
         """Logarithm of the density of y with x integrated out: y ~ N(A x_b, A B A' + R)."""
         return jax.scipy.stats.multivariate_normal.logpdf(self.y, self(self.x_b), self._spread())
