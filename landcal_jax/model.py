@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from landcal_jax.errors import complain
 from landcal_jax.parameters import Parameter
@@ -129,14 +130,15 @@ def _scan(model, theta, forcing, start, save, checkpoint):
 def segmented_scan(body, start, inputs, segment: int):
     """Outputs of a scan whose adjoint stores the carry once a `segment` and recomputes what lies between.
 
-    The last segment is filled up with copies of the last input, whose outputs are cut off: a second loop for the rest
-    would double the time of compiling.
+    Segments are of one length, the last filled up with copies of the last input, whose outputs are cut off: a second
+    loop for the rest would double the time of compiling.
     """
     # Within a segment each step is recomputed once more: only then does its adjoint stay in registers.
     body = jax.checkpoint(body, prevent_cse=False)
     inner = jax.checkpoint(lambda carry, part: jax.lax.scan(body, carry, part), prevent_cse=False)
     steps = jax.tree.leaves(inputs)[0].shape[0]
     parts = -(-steps // segment)
+    segment = -(-steps // parts)  # as even as they can be: 72 steps are twice 36, not 64 and 8
 
     def divide(leaf):
         filled = jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (parts * segment - steps, *leaf.shape[1:]))])
@@ -165,13 +167,19 @@ def equilibrium(
     guess = jax.lax.stop_gradient(jax.lax.scan(one_pass, start, length=cycles)[0])
     scale = jax.tree.map(lambda leaf: jnp.abs(leaf) + 1.0, guess)
 
-    def imbalance(scaled, _):
+    def imbalance(scaled):
         state = jax.tree.map(jnp.multiply, scaled, scale)
         return jax.tree.map(lambda after, before, size: (after - before) / size, one_pass(state)[0], state, scale)
 
-    solution = optx.root_find(
-        imbalance, optx.Newton(rtol=rtol, atol=rtol), jax.tree.map(jnp.divide, guess, scale), max_steps=max_steps, throw=False)
-    good = solution.result == optx.RESULTS.successful
-    return jax.tree.map(lambda value, size: jnp.where(good, value * size, jnp.nan), solution.value, scale)
+    # Not the implicit derivative of optimistix: where a run has no equilibrium it raises an error, for a whole batch.
+    start, restore = ravel_pytree(jax.tree.map(jnp.divide, guess, scale))
 
+    def find(imbalance, start):
+        found = optx.root_find(lambda state, _: imbalance(state), optx.Newton(rtol=rtol, atol=rtol), start, max_steps=max_steps, throw=False)
+        return found.value, found.result == optx.RESULTS.successful
 
+    def tangent(linear, imbalance):
+        return jnp.linalg.solve(jax.vmap(linear, out_axes=1)(jnp.eye(imbalance.size, dtype=imbalance.dtype)), imbalance)
+
+    value, good = jax.lax.custom_root(lambda state: ravel_pytree(imbalance(restore(state)))[0], start, find, tangent, has_aux=True)
+    return jax.tree.map(lambda value, size: jnp.where(good, value * size, jnp.nan), restore(value), scale)

@@ -277,7 +277,8 @@ class ParameterSpace(eqx.Module):
         # NumPy where values are known: hundreds of single operations of JAX outside of jit are slow.
         known = all(isinstance(part, np.ndarray) for part in parts)
         numpy = np if known else jnp
-        return jnp.asarray(numpy.concatenate([numpy.broadcast_to(part, leading + part.shape[-1:]) for part in parts], -1))
+        parts = [numpy.broadcast_to(part, leading + part.shape[-1:]) for part in parts]
+        return jnp.asarray(numpy.concatenate(parts, axis=-1))
 
     def _support(self) -> tuple[jax.Array, jax.Array]:
         both = []

@@ -12,7 +12,7 @@ a calibration steep, curved and, for some truths, multimodal. That is why the mo
 
 References: Trudinger et al. (2007), OptIC project, Journal of Geophysical Research 112, G02027,
 doi:10.1029/2006JG000367; Douglas, Quaife and Bannister (2025), Environmental Modelling & Software 186, 106361, whose
-set-up (seeded with x = (1, 1), forcing of `generate_forcing`) the defaults follow.
+set-up (start at x = (1, 1), forcing of `generate_forcing`) the defaults follow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from landcal_jax.errors import complain
+from landcal_jax.parameters import Parameter
 
 SEED_PRODUCTION = 0.01  # s [pool units per time unit]
 
@@ -90,6 +91,13 @@ class Optic(eqx.Module):
     def __call__(self, theta: Mapping[str, ArrayLike]) -> dict[str, Array]:
         biomass, soil = optic(theta, self.forcing, self.initial).T
         return {"biomass": biomass[None], "soil": soil[None]}
+
+
+def parameters() -> dict[str, Parameter]:
+    """The parameter table: uniform priors over `BOUNDS`, defaults `ACTIVE`."""
+    about = {"p1": "half saturation of production in biomass", "p2": "half saturation of production in soil carbon",
+             "k1": "turnover rate of biomass", "k2": "turnover rate of soil carbon"}
+    return {name: Parameter.uniform(*BOUNDS[name], default=ACTIVE[name], description=about[name]) for name in ACTIVE}
 
 
 def generate_forcing(seed: int, n: int, time_scale: float = 10.0, spread: float = 0.5) -> np.ndarray:

@@ -1,0 +1,243 @@
+"""A calibration from data to posterior, in two calls: set it up, run it.
+
+    experiment = site_experiment("FR-Pue")          # or twin_experiment(), or your own Experiment(problem=...)
+    calibration = calibrate(experiment, seed=0)
+    calibration.write("out")                        # posterior.nc, parameters.csv, report.html
+
+`landcal calibrate` is a thin shell over these. Everything in here is made of the public pieces (`Problem`, `solve`,
+`laplace`), so a script that outgrows it can go on with them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from landcal_jax import data, output, testing
+from landcal_jax.errors import complain
+from landcal_jax.forward import SiteForward
+from landcal_jax.gradient import LevenbergMarquardt, MultiStart
+from landcal_jax.model import AbstractModel, Theta
+from landcal_jax.models import DalecWater
+from landcal_jax.models.edc import EcologicalConstraints
+from landcal_jax.observations import Observations, StreamSpec
+from landcal_jax.operators import Pick
+from landcal_jax.parameters import ParameterSpace
+from landcal_jax.posterior import Posterior, laplace
+from landcal_jax.problem import Problem
+from landcal_jax.sites import Sites
+from landcal_jax.solve import AbstractGradientSolver, Result, solve
+from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
+
+FIRE_PARAMETERS = ("foliar_combustion", "ligneous_combustion", "dom_combustion", "fire_resilience")
+STREAMS = ("nee", "latent_heat")
+MODEL_ERROR_ROUNDS = 2
+
+# A temperate deciduous forest: what the twin tries to find again. It gives a yearly NEE of -0.3 kgC m-2 or so.
+TRUTH = {
+    "decomposition_rate": 4e-4, "autotrophic_fraction": 0.47, "foliar_fraction": 0.18, "root_fraction": 0.3,
+    "leaf_lifespan": 1.15, "wood_turnover": 8e-5, "root_turnover": 2.5e-3, "litter_turnover": 4e-3, "som_turnover": 8e-5,
+    "temperature_exponent": 0.035, "canopy_efficiency": 20.0, "onset_day": 853.0, "labile_fraction": 0.22,
+    "onset_period": 45.0, "fall_day": 1020.0, "fall_period": 60.0, "lma": 60.0, "labile_0": 200.0, "foliar_0": 40.0,
+    "root_0": 150.0, "wood_0": 9000.0, "litter_0": 200.0, "som_0": 9000.0, "water_use_efficiency": 9.0,
+    "paw_focal_point": 4e4, "wilting_point": 80.0, "paw_0": 250.0, "labile_lifespan": 1.3, "moisture_factor": 0.1,
+    "unavailable_share": 0.3, "puw_focal_point": 4e4, "puw_0": 300.0, "radiation_evaporation": 0.05}
+TWIN_ERRORS = {"nee": 0.6, "latent_heat": 10.0}
+TWIN_OBSERVED = 0.6
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A problem with what a report has to know about it.
+
+    `problem` holds the calibrated observations, `held_out` the others on the same time axis (or None). `truth` is
+    theta where it is known. `estimate_model_error`: set the model error of the streams from their residuals while
+    solving. `sources`: one record a data file (see `data.Source.record`); `notes`: sentences about the data.
+    """
+
+    problem: Problem
+    held_out: Observations | None = None
+    title: str = "Calibration"
+    truth: Theta | None = None
+    estimate_model_error: bool = False
+    sources: Sequence[Mapping[str, str]] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A finished calibration: the experiment (with the model error that was estimated), result and posterior."""
+
+    experiment: Experiment
+    result: Result
+    posterior: Posterior
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Everything in one Dataset, the content of posterior.nc; see `landcal_jax.output`."""
+        return output.dataset(self.experiment, self.result, self.posterior, self.about)
+
+    def write(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
+        """Write posterior.nc, parameters.csv and report.html into `folder`; returns their paths.
+
+        Raises FileExistsError if results are there and `overwrite` is False.
+        """
+        return output.write(self.to_xarray(), folder, overwrite=overwrite)
+
+
+def dalec_problem(
+    forcing: xr.Dataset | Sequence[xr.Dataset], observations: Observations | None, model: AbstractModel, *, constraints: bool = False
+) -> Problem:
+    """A Problem for DALEC at the sites of `forcing`, with CARDAMOM's priors.
+
+    Fire parameters are fixed where the record has no fire, since no observation can see them. `observations=None` makes
+    empty daily streams of NEE and latent heat, to be filled by a twin. `constraints` adds the ecological constraints.
+    """
+    sites = Sites.from_datasets(forcing, model)
+    space = ParameterSpace(model.parameters())
+    if sites.forcing.burned_fraction is None:
+        space = space.fix(*(name for name in FIRE_PARAMETERS if name in space.names))
+    if constraints:
+        observations = observations.with_streams({"edc": EcologicalConstraints.of(model, sites).stream()})
+    return Problem(space, SiteForward(model, sites), observations)
+
+
+def site_experiment(
+    name: str, *, held_out_years: int = 3, model: AbstractModel | None = None, constraints: bool = False, progress: bool = False
+) -> Experiment:
+    """Daily NEE and latent heat of a catalogue site (see `data.sites()`), its last years held out.
+
+    Raises ValueError for an unknown site, `data.DataNotFound` if its files are neither here nor to be downloaded.
+    """
+    forcing, flux, sources = data.load_site(name, progress=progress)
+    records = [source.record() for source in sources]
+    return observed_experiment(
+        forcing, flux, held_out_years=held_out_years, model=model, constraints=constraints, sources=records)
+
+
+def observed_experiment(
+    forcing: xr.Dataset, flux: xr.Dataset, *, held_out_years: int = 3, model: AbstractModel | None = None,
+    constraints: bool = False, sources: Sequence[Mapping[str, str]] = (),
+) -> Experiment:
+    """Calibrate on forcing and flux Datasets in the normal form of `landcal_jax.io`, one site.
+
+    The last `held_out_years` calendar years of the forcing are held out. Model error is estimated from residuals.
+    Raises ValueError if a year that is held out or calibrated has no observation of any stream.
+    """
+    model = DalecWater() if model is None else model
+    time = forcing.indexes["time"]
+    first_held_out = np.datetime64(f"{time[-1].year + 1 - held_out_years}-01-01")
+    if first_held_out <= time[0]:
+        raise ValueError(complain(
+            f"a record longer than the {held_out_years} years held out", f"{time[0]:%Y-%m-%d} to {time[-1]:%Y-%m-%d}",
+            "hold out fewer years"))
+    present = [name for name in STREAMS if name in flux and np.isfinite(flux[name].values).any()]
+    specs = {name: StreamSpec(name, model_error=0.5 * float(np.nanstd(flux[name].values))) for name in present}
+    observations = Observations.from_dataset(flux, specs, time=np.asarray(time.values, "datetime64[D]"))
+    calibrated, held_out = observations.split(first_held_out)
+    for stream_name, stream in calibrated.items():
+        if int(stream.count) == 0:
+            raise ValueError(complain(
+                f"observed {stream_name} before {first_held_out}", "none", "hold out fewer years, or take another site"))
+    site = str(flux["site"].item())
+    notes = [*observations.notes, *(f"{ds.attrs.get('title', what)}: {line}" for what, ds in (("forcing", forcing), ("flux", flux))
+                                    for line in ds.attrs.get("history", "").splitlines())]
+    problem = dalec_problem(forcing, calibrated, model, constraints=constraints)
+    return Experiment(
+        problem, held_out if held_out_years else None, f"{type(model).__name__} calibrated at {site}", None, True, sources, notes)
+
+
+def twin_experiment(
+    seed: int = 0, *, years: int = 6, held_out_years: int = 2, climate: Climate = TEMPERATE_FOREST, model: AbstractModel | None = None
+) -> Experiment:
+    """A twin: DALEC driven by generated weather, a known truth, and noisy observations of it; needs no data.
+
+    Daily NEE and latent heat with errors of 0.6 gC m-2 d-1 and 10 W m-2 (standard deviations), 60 % of the days
+    observed. `seed` draws weather, gaps and noise. The truth is `TRUTH`, a temperate deciduous forest.
+    """
+    model = DalecWater() if model is None else model
+    forcing = weather(climate, years=years, seed=seed)
+    time = np.asarray(forcing.indexes["time"].values, "datetime64[D]")
+    rng = np.random.default_rng(seed)
+    empty = {}
+    for name, error in TWIN_ERRORS.items():
+        values = np.where(rng.random(time.size) < TWIN_OBSERVED, 0.0, np.nan)
+        empty[name] = StreamSpec(name, uncertainty=error), (("time",), values, {"units": model.output_units[name]})
+    flux = xr.Dataset({name: column for name, (_, column) in empty.items()}, coords={"time": forcing["time"], "site": forcing["site"]})
+    observations = Observations.from_dataset(flux, {name: spec for name, (spec, _) in empty.items()}, time=time)
+    problem = dalec_problem(forcing, observations, model)
+    truth = problem.space.default_theta | {name: jnp.asarray(value) for name, value in TRUTH.items()}
+    made = testing.twin(problem, problem.space.whiten(truth), key=seed)
+    first_held_out = np.datetime64(f"{forcing.indexes['time'][-1].year + 1 - held_out_years}-01-01")
+    calibrated, held_out = made.problem.observations.split(first_held_out)
+    return Experiment(
+        made.problem.with_observations(calibrated), held_out, f"Twin experiment: {type(model).__name__}, {climate.name} weather",
+        made.theta, False, [], [forcing.attrs["title"]])
+
+
+def calibrate(
+    experiment: Experiment,
+    solver: AbstractGradientSolver | None = None,
+    *,
+    seed: int = 0,
+    curvature: str = "gauss-newton",
+    draws: int = 1000,
+    progress: bool = True,
+    about: Mapping[str, object] | None = None,
+) -> Calibration:
+    """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior.
+
+    The default solver is Levenberg-Marquardt from 16 starts, since phenology gives J several minima. `curvature` and
+    `draws`: see `laplace`. `about`: more to record in the output, such as the command line.
+    """
+    solver = MultiStart(LevenbergMarquardt(), explore=15) if solver is None else solver
+    z0 = jnp.zeros(experiment.problem.space.size)
+    result = solve(experiment.problem, solver, key=seed, z0=z0, progress=progress)
+    polish = solver.solver if isinstance(solver, MultiStart) else solver
+    for _ in range(MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0):
+        experiment = with_estimated_model_error(experiment, result)
+        again = solve(experiment.problem, polish, z0=result.z, key=seed, progress=progress)
+        result = _joined(result, again)
+    posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+    about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
+    return Calibration(experiment, result, posterior, about)
+
+
+def with_estimated_model_error(experiment: Experiment, result: Result) -> Experiment:
+    """The experiment with the model error of each stream that makes its chi-square one at `result`.
+
+    The same error is given to the held-out part. See `Stream.estimate_model_error`.
+    """
+    predicted = experiment.problem.predict(result.z)
+    calibrated, held_out = experiment.problem.observations, experiment.held_out
+    errors = {name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if isinstance(stream.operator, Pick)}
+
+    def updated(observations):
+        return observations.with_streams({name: observations[name].with_model_error(error) for name, error in errors.items()})
+
+    return replace(
+        experiment, problem=experiment.problem.with_observations(updated(calibrated)),
+        held_out=None if held_out is None else updated(held_out))
+
+
+def solver_in_words(solver: AbstractGradientSolver) -> str:
+    """A solver for people: its name, and what it starts from."""
+    if isinstance(solver, MultiStart):
+        return f"{solver_in_words(solver.solver)} from {solver.number} starts"
+    return type(solver).__name__
+
+
+def _joined(first: Result, then: Result) -> Result:
+    """One result of two solves in a row; the history goes on, with J under the errors in force at the time."""
+    history = {name: np.concatenate([first.history[name], values]) for name, values in then.history.items()}
+
+    def added(one, other):
+        return {name: one[name] + other[name] for name in one}
+
+    return then._replace(
+        history=history, counts=added(first.counts, then.counts), seconds=added(first.seconds, then.seconds), details=first.details)

@@ -1,0 +1,241 @@
+"""What a calibration leaves on disk: posterior.nc, parameters.csv and report.html.
+
+posterior.nc holds everything that the report shows, so a report can be made again from it. Dimensions: `parameter`
+(labels such as "lma" or "lma[DBF]"), `draw`, `iteration`, `term`, `stream`, `site`, `period`, `stage`, `metric` and one time
+axis a stream. Draws are there twice, as `theta(draw, parameter)` for figures and as one variable a parameter with its own
+dimensions and units.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from landcal_jax import report
+from landcal_jax.errors import complain
+from landcal_jax.observations import METRICS, Observations, Stream
+from landcal_jax.plot_parameters import near_bound
+from landcal_jax.solve import Status
+
+FILES = ("posterior.nc", "parameters.csv", "report.html")
+LEVELS = (0.05, 0.5, 0.95)
+PREDICTIVE_DRAWS = 200
+STANDARD_NAMES = {"latent_heat": "surface_upward_latent_heat_flux", "sensible_heat": "surface_upward_sensible_heat_flux"}
+LONG_NAMES = {
+    "nee": "net ecosystem exchange", "latent_heat": "latent heat flux", "gpp": "gross primary production",
+    "lai": "leaf area index", "evapotranspiration": "evapotranspiration"}
+PACKAGES = ("landcal_jax", "jax", "jaxlib", "equinox", "optax", "numpyro", "xarray", "numpy")
+
+
+def dataset(experiment, result, posterior, about) -> xr.Dataset:
+    """The content of posterior.nc for a finished calibration (see `experiment.Calibration`)."""
+    problem, seed = experiment.problem, int(about.get("seed", 0))
+    prior_z = jnp.zeros(problem.space.size)
+    runs = {"prior": problem.predict(prior_z), "map": problem.predict(result.z)}
+    held_out = experiment.held_out
+    observed = {name: stream for name, stream in problem.observations.items() if stream.time is not None}
+    predictive = posterior.predictive(seed, quantiles=LEVELS, draws=PREDICTIVE_DRAWS)
+    parts = [_parameters(problem, result, posterior, experiment.truth, seed), posterior.to_xarray(), _cost(result),
+             _scores(problem.observations, held_out, runs, tuple(observed))]
+    for name, stream in observed.items():
+        parts.append(_series(name, stream, None if held_out is None else held_out[name], runs, predictive))
+    ds = xr.merge(parts, combine_attrs="drop", compat="no_conflicts", join="outer")
+    ds = ds.assign_coords(site=list(problem.observations.sites))
+    return ds.assign_attrs(_attributes(experiment, result, posterior, about, warnings(experiment, result, runs, predictive)))
+
+
+def _parameters(problem, result, posterior, truth, seed) -> xr.Dataset:
+    space, draws = problem.space, posterior.matrix()
+    prior_draws = np.asarray(jax.vmap(lambda z: space.flatten(space.physical(z)))(space.sample(jax.random.key(seed), len(draws))))
+    low, high = (np.asarray(bound) for bound in space.bounds())
+    names = [label.partition("[")[0] for label in space.labels]
+    columns = {
+        "default": space.flatten(space.default_theta), "lower": low, "upper": high,
+        "prior_median": space.flatten(space.prior_median), "prior_sd": _free(space, space.prior_sd),
+        "map": space.flatten(result.theta), "posterior_mean": draws.mean(axis=0), "posterior_median": np.median(draws, axis=0),
+        "posterior_sd": draws.std(axis=0), "posterior_lower": np.quantile(draws, 0.05, axis=0),
+        "posterior_upper": np.quantile(draws, 0.95, axis=0),
+        "z_map": result.z, "z_sd": np.sqrt(np.diag(posterior.covariance))}
+    if truth is not None:
+        columns["truth"] = space.flatten(truth)
+    ds = xr.Dataset({name: ("parameter", np.asarray(values)) for name, values in columns.items()})
+    ds["unit"] = "parameter", [space.parameters[name].units for name in names]
+    ds["description"] = "parameter", [space.parameters[name].description for name in names]
+    ds["theta"], ds["prior_theta"] = (("draw", "parameter"), draws), (("draw", "parameter"), prior_draws)
+    sd = columns["z_sd"]
+    ds["correlation"] = ("parameter", "parameter_2"), np.asarray(posterior.covariance) / np.outer(sd, sd)
+    ds["z_map"].attrs["long_name"] = "MAP in whitened space, where the prior is N(0, 1)"
+    ds["z_sd"].attrs["long_name"] = "posterior standard deviation in whitened space, where that of the prior is 1"
+    ds["correlation"].attrs["long_name"] = "posterior correlation in whitened space"
+    for name in ("posterior_lower", "posterior_upper"):
+        ds[name].attrs["long_name"] = f"{'5' if name.endswith('lower') else '95'} % quantile of the posterior"
+    return ds.assign_coords(parameter=list(space.labels), parameter_2=list(space.labels))
+
+
+def _free(space, values) -> np.ndarray:
+    """Elements of the free parameters from a mapping of all, in the order of the labels."""
+    return np.concatenate([np.ravel(value) for value in values.values()])[np.asarray(space.layout.free_index)]
+
+
+def _cost(result) -> xr.Dataset:
+    history = result.history
+    values = np.stack(list(history.values()), axis=1)
+    ds = xr.Dataset({"cost": (("iteration", "term"), values, {"units": "1", "long_name": "J by term"})})
+    return ds.assign_coords(iteration=np.arange(len(values)), term=list(history))
+
+
+def _scores(calibrated: Observations, held_out: Observations | None, runs, names) -> xr.Dataset:
+    table = np.full((len(names), len(calibrated.sites), 2, 2, len(METRICS)), np.nan)
+    table[..., METRICS.index("n")] = 0
+    for index, name in enumerate(names):
+        for period, observations in enumerate((calibrated, held_out)):
+            for stage, run in enumerate(runs.values()):
+                if observations is not None:
+                    scores = observations[name].scores(run[name])
+                    table[index, :, period, stage] = np.stack([scores[metric] for metric in METRICS], axis=-1)
+    dims = ("stream", "site", "period", "stage", "metric")
+    note = {"long_name": "scores of the run at the prior median and at the MAP; bias is model minus observation"}
+    return xr.Dataset({"score": (dims, table, note)}, coords={
+        "stream": list(names), "site": list(calibrated.sites), "period": ["calibrated", "held_out"],
+        "stage": ["prior", "posterior"], "metric": list(METRICS)})
+
+
+def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr.Dataset) -> xr.Dataset:
+    """Observed and modelled series of one stream; where nothing was observed the observed ones are NaN."""
+    mask = np.asarray(stream.mask)
+    held_mask = np.zeros_like(mask) if held is None else np.asarray(held.mask)
+    seen = mask | held_mask
+    time = stream.time
+    axis = np.where(np.isnat(time), np.datetime64("NaT"), time)
+    longest = axis[np.argmax((~np.isnat(axis)).sum(axis=1))].astype("datetime64[ns]")
+    first_held = np.where(held_mask.any(axis=1), np.argmax(held_mask, axis=1), mask.shape[1])
+    quantile = dict(zip(("lower", "median", "upper"), LEVELS, strict=True))
+    values = {
+        "observed": np.where(seen, stream.values, np.nan), "observed_sd": np.where(seen, stream.sigma, np.nan),
+        "total_sd": np.where(seen, stream.standard_deviation, np.nan), "prior": runs["prior"][name], "map": runs["map"][name]}
+    values |= {f"predictive_{which}": predictive[f"{name}_total"].sel(quantile=level).values for which, level in quantile.items()}
+    values |= {f"model_{which}": predictive[name].sel(quantile=quantile[which]).values for which in ("lower", "upper")}
+    attrs = {"units": stream.units, "long_name": LONG_NAMES.get(name, stream.description or name)}
+    if name in STANDARD_NAMES:
+        attrs["standard_name"] = STANDARD_NAMES[name]
+    dims = ("site", f"{name}_time")
+    ds = xr.Dataset({f"{name}_{kind}": (dims, np.asarray(array), attrs) for kind, array in values.items()})
+    after = np.arange(mask.shape[1]) >= first_held[:, None]
+    ds[f"{name}_held_out"] = dims, after, {"long_name": "step of the held-out period"}
+    return ds.assign_coords({f"{name}_time": longest})
+
+
+def warnings(experiment, result, runs, predictive) -> list[str]:
+    """What a reader must know before using the numbers, in sentences."""
+    problem, found = experiment.problem, []
+    if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
+        found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
+    low, high = (np.asarray(bound) for bound in problem.space.bounds())
+    values = np.asarray(problem.space.flatten(result.theta))
+    at = [f"{label} = {value:.4g} ({which})"
+          for label, value, lower, upper in zip(problem.space.labels, values, low, high, strict=True)
+          if (which := near_bound(value, lower, upper))]
+    if at:
+        found.append(f"The MAP lies within 1 % of the prior range from a bound for {', '.join(at)}: the data ask for more than the prior allows, "
+                     "or the model makes up for something that it lacks.")
+    for name, stream in problem.observations.items():
+        if stream.time is None:
+            continue
+        chi_square = float(stream.chi_square(runs["map"][name]))
+        if not experiment.estimate_model_error and abs(np.log(chi_square)) > np.log(1.3):
+            found.append(f"Chi-square of {name} is {chi_square:.2f}: its errors R are {'smaller' if chi_square > 1 else 'larger'} than the residuals.")
+        memory = residual_memory(stream, runs["map"][name])
+        if stream.correlation is None and memory > 1.5:
+            found.append(f"Residuals of {name} are correlated over about {memory:.0f} days, but R takes errors as independent: "
+                         f"the posterior is too narrow, by a factor of up to {np.sqrt(memory_inflation(memory)):.1f} in standard deviation.")
+        failed = int(predictive[name].attrs.get("failed", 0))
+        if failed:
+            found.append(f"{failed} of {PREDICTIVE_DRAWS} posterior runs of {name} failed and are not in its band.")
+    return found
+
+
+def residual_memory(stream: Stream, modelled) -> float:
+    """E-folding time [steps] of whitened residuals from their correlation between successive observed steps; 0 if none."""
+    residual, mask = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask)
+    pairs = mask[:, 1:] & mask[:, :-1]
+    if pairs.sum() < 30:
+        return 0.0
+    correlation = np.corrcoef(residual[:, :-1][pairs], residual[:, 1:][pairs])[0, 1]
+    return float(-1 / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
+
+
+def memory_inflation(memory: float) -> float:
+    """Factor on the variance of a mean when errors of e-folding time `memory` steps are taken as independent."""
+    correlation = np.exp(-1 / memory)
+    return (1 + correlation) / (1 - correlation)
+
+
+def _attributes(experiment, result, posterior, about, found) -> dict[str, object]:
+    problem = experiment.problem
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    now = datetime.datetime.now(datetime.UTC)
+    attrs = {
+        "Conventions": "CF-1.11", "title": experiment.title, "site": ", ".join(problem.observations.sites),
+        "model": problem.forward.description, "solver": "", "posterior_method": posterior.method,
+        "status": result.status.sentence, "seed": 0, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "versions": json.dumps(versions),
+        "data": json.dumps([dict(source) for source in experiment.sources]), "counts": json.dumps(result.counts),
+        "seconds": json.dumps({name: round(value, 2) for name, value in result.seconds.items()}),
+        "history": "\n".join(experiment.notes), "problem": str(problem), "warnings": json.dumps(found),
+        "source": f"landcal_jax {versions['landcal_jax']}", "institution": "", "references": "",
+        "comment": "MAP and Laplace posterior are taken in whitened space z; see the attribute `problem` for priors and errors"}
+    return {name: value for name, value in (attrs | dict(about)).items() if value != ""}
+
+
+def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
+    """Write posterior.nc, parameters.csv and report.html of `ds` into `folder`; returns {file name: path}.
+
+    Each file is written under a temporary name and moved, so that what has its name is whole. Raises FileExistsError
+    if one of them is there and `overwrite` is False.
+    """
+    folder = Path(folder)
+    present = [name for name in FILES if (folder / name).exists()]
+    if present and not overwrite:
+        raise FileExistsError(complain(f"a folder without results in {folder}", f"{', '.join(present)} there", "another --out, or --overwrite"))
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = {name: {"zlib": True, "complevel": 4} for name, variable in ds.data_vars.items() if variable.ndim and variable.dtype.kind == "f"}
+    with _whole(folder / "posterior.nc") as path:
+        ds.to_netcdf(path, engine="netcdf4", encoding=packed)
+    with _whole(folder / "parameters.csv") as path:
+        parameter_table(ds).to_csv(path, index=False)
+    with _whole(folder / "report.html") as path:
+        report.write(ds, path)
+    return {name: folder / name for name in FILES}
+
+
+def parameter_table(ds: xr.Dataset) -> pd.DataFrame:
+    """One row a parameter: unit, default, bounds, prior, MAP and posterior, in physical units."""
+    columns = ("unit", "default", "lower", "upper", "prior_median", "prior_sd", "map", "posterior_mean", "posterior_median",
+               "posterior_sd", "posterior_lower", "posterior_upper", "z_map", "z_sd", "truth", "description")
+    return pd.DataFrame({"parameter": ds["parameter"].values} | {name: ds[name].values for name in columns if name in ds})
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
