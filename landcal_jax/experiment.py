@@ -91,20 +91,24 @@ class Calibration:
 
 
 def dalec_problem(
-    forcing: xr.Dataset | Sequence[xr.Dataset], observations: Observations | None, model: AbstractModel, *, constraints: bool = False
+    forcing: xr.Dataset | Sequence[xr.Dataset], observations: Observations, model: AbstractModel, *, constraints: bool = False
 ) -> Problem:
     """A Problem for DALEC at the sites of `forcing`, with CARDAMOM's priors.
 
-    Fire parameters are fixed where the record has no fire, since no observation can see them. `observations=None` makes
-    empty daily streams of NEE and latent heat, to be filled by a twin. `constraints` adds the ecological constraints.
+    Fire parameters are fixed where the record has no fire, since no observation can see them. `constraints` adds the
+    ecological constraints to the observations, as the stream `edc`.
     """
     sites = Sites.from_datasets(forcing, model)
     space = ParameterSpace(model.parameters())
     if sites.forcing.burned_fraction is None:
         space = space.fix(*(name for name in FIRE_PARAMETERS if name in space.names))
     if constraints:
-        observations = observations.with_streams({"edc": EcologicalConstraints.of(model, sites).stream()})
+        observations = _with_constraints(observations, model, sites)
     return Problem(space, SiteForward(model, sites), observations)
+
+
+def _with_constraints(observations: Observations, model: AbstractModel, sites: Sites) -> Observations:
+    return observations.with_streams({"edc": EcologicalConstraints.of(model, sites).stream()})
 
 
 def site_experiment(
@@ -153,7 +157,8 @@ def observed_experiment(
 
 
 def twin_experiment(
-    seed: int = 0, *, years: int = 6, held_out_years: int = 2, climate: Climate = TEMPERATE_FOREST, model: AbstractModel | None = None
+    seed: int = 0, *, years: int = 6, held_out_years: int = 2, climate: Climate = TEMPERATE_FOREST,
+    model: AbstractModel | None = None, constraints: bool = False,
 ) -> Experiment:
     """A twin: DALEC driven by generated weather, a known truth, and noisy observations of it; needs no data.
 
@@ -166,15 +171,19 @@ def twin_experiment(
     rng = np.random.default_rng(seed)
     empty = {}
     for name, error in TWIN_ERRORS.items():
+        if name not in model.output_units:
+            continue
         values = np.where(rng.random(time.size) < TWIN_OBSERVED, 0.0, np.nan)
         empty[name] = StreamSpec(name, uncertainty=error), (("time",), values, {"units": model.output_units[name]})
     flux = xr.Dataset({name: column for name, (_, column) in empty.items()}, coords={"time": forcing["time"], "site": forcing["site"]})
     observations = Observations.from_dataset(flux, {name: spec for name, (spec, _) in empty.items()}, time=time)
     problem = dalec_problem(forcing, observations, model)
-    truth = problem.space.default_theta | {name: jnp.asarray(value) for name, value in TRUTH.items()}
+    truth = problem.space.default_theta | {name: jnp.asarray(TRUTH[name]) for name in problem.space.names if name in TRUTH}
     made = testing.twin(problem, problem.space.whiten(truth), key=seed)
     first_held_out = np.datetime64(f"{forcing.indexes['time'][-1].year + 1 - held_out_years}-01-01")
     calibrated, held_out = made.problem.observations.split(first_held_out)
+    if constraints:
+        calibrated = _with_constraints(calibrated, model, problem.forward.sites)
     return Experiment(
         made.problem.with_observations(calibrated), held_out, f"Twin experiment: {type(model).__name__}, {climate.name} weather",
         made.theta, False, [], [forcing.attrs["title"]])
@@ -196,8 +205,7 @@ def calibrate(
     `draws`: see `laplace`. `about`: more to record in the output, such as the command line.
     """
     solver = MultiStart(LevenbergMarquardt(), explore=15) if solver is None else solver
-    z0 = jnp.zeros(experiment.problem.space.size)
-    result = solve(experiment.problem, solver, key=seed, z0=z0, progress=progress)
+    result = solve(experiment.problem, solver, key=seed, progress=progress)
     polish = solver.solver if isinstance(solver, MultiStart) else solver
     for _ in range(MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0):
         experiment = with_estimated_model_error(experiment, result)

@@ -175,11 +175,12 @@ def equilibrium(
     start, restore = ravel_pytree(jax.tree.map(jnp.divide, guess, scale))
 
     def find(imbalance, start):
-        found = optx.root_find(lambda state, _: imbalance(state), optx.Newton(rtol=rtol, atol=rtol), start, max_steps=max_steps, throw=False)
-        return found.value, found.result == optx.RESULTS.successful
+        found = optx.root_find(
+            lambda state, _: imbalance(state), optx.Newton(rtol=rtol, atol=rtol), start, max_steps=max_steps, throw=False)
+        return jnp.where(found.result == optx.RESULTS.successful, found.value, jnp.nan)
 
-    def tangent(linear, imbalance):
-        return jnp.linalg.solve(jax.vmap(linear, out_axes=1)(jnp.eye(imbalance.size, dtype=imbalance.dtype)), imbalance)
+    def tangent(linear, change):
+        return jnp.linalg.solve(jax.vmap(linear, out_axes=1)(jnp.eye(change.size, dtype=change.dtype)), change)
 
-    value, good = jax.lax.custom_root(lambda state: ravel_pytree(imbalance(restore(state)))[0], start, find, tangent, has_aux=True)
-    return jax.tree.map(lambda value, size: jnp.where(good, value * size, jnp.nan), restore(value), scale)
+    root = jax.lax.custom_root(lambda state: ravel_pytree(imbalance(restore(state)))[0], start, find, tangent)
+    return jax.tree.map(jnp.multiply, restore(root), scale)

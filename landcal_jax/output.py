@@ -51,9 +51,10 @@ def dataset(experiment, result, posterior, about) -> xr.Dataset:
              _scores(problem.observations, held_out, runs, tuple(observed))]
     for name, stream in observed.items():
         parts.append(_series(name, stream, None if held_out is None else held_out[name], runs, predictive))
-    ds = xr.merge(parts, combine_attrs="drop", compat="no_conflicts", join="outer")
+    ds = xr.merge(parts, combine_attrs="override", compat="no_conflicts", join="outer")
     ds = ds.assign_coords(site=list(problem.observations.sites))
-    return ds.assign_attrs(_attributes(experiment, result, posterior, about, warnings(experiment, result, runs, predictive)))
+    ds.attrs = _attributes(experiment, result, posterior, about, warnings(experiment, result, runs, predictive))
+    return ds
 
 
 def _parameters(problem, result, posterior, truth, seed) -> xr.Dataset:
@@ -205,11 +206,7 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dic
     Each file is written under a temporary name and moved, so that what has its name is whole. Raises FileExistsError
     if one of them is there and `overwrite` is False.
     """
-    folder = Path(folder)
-    present = [name for name in FILES if (folder / name).exists()]
-    if present and not overwrite:
-        raise FileExistsError(complain(f"a folder without results in {folder}", f"{', '.join(present)} there", "another --out, or --overwrite"))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_folder(folder, overwrite)
     packed = {name: {"zlib": True, "complevel": 4} for name, variable in ds.data_vars.items() if variable.ndim and variable.dtype.kind == "f"}
     with _whole(folder / "posterior.nc") as path:
         ds.to_netcdf(path, engine="netcdf4", encoding=packed)
@@ -218,6 +215,27 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dic
     with _whole(folder / "report.html") as path:
         report.write(ds, path)
     return {name: folder / name for name in FILES}
+
+
+def check_folder(folder: str | Path, overwrite: bool = False) -> Path:
+    """Make sure that results can go into `folder`, and make it.
+
+    Raises FileExistsError if results are there and `overwrite` is False, PermissionError if it cannot be written to.
+    """
+    folder = Path(folder)
+    present = [name for name in FILES if (folder / name).exists()]
+    if present and not overwrite:
+        raise FileExistsError(complain(
+            f"a folder without results at {folder}", f"{', '.join(present)} in it", "another folder (--out), or overwrite (--overwrite)"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(complain(f"a folder that can be written to at {folder}", "no permission", "another folder (--out)"))
+    return folder
+
+
+def read_warnings(ds: xr.Dataset) -> list[str]:
+    """The sentences of warning that a calibration Dataset carries."""
+    return json.loads(ds.attrs.get("warnings", "[]"))
 
 
 def parameter_table(ds: xr.Dataset) -> pd.DataFrame:

@@ -53,10 +53,10 @@ DRIVERS = {
 
 
 def parameter_table(table) -> dict[str, Parameter]:
-    """Log-uniform priors on the published ranges, the prior of CARDAMOM."""
+    """Log-uniform priors on the published ranges, the prior of CARDAMOM; the default is the median or a sixth entry."""
     return {
-        name: Parameter.log_uniform(low, high, units=units, description=description)
-        for name, low, high, units, description in table}
+        name: Parameter.log_uniform(low, high, *default, units=units, description=description)
+        for name, low, high, units, description, *default in table}
 
 
 class Forcing(NamedTuple):
@@ -126,7 +126,7 @@ def forcing_from_dataset(dataset, step_days: float, pi: float, *, water: bool) -
             "give the model the step of the forcing (step_days=), or fill the gap in time"))
     middle = time + np.timedelta64(round(43200 * step_days), "s") if step_days > 1 else time
     day = (middle - np.datetime64(f"{time[0].year}-01-01")) / np.timedelta64(1, "D") + 1
-    return make_forcing(columns, float(dataset["latitude"]), np.asarray(day), np.asarray(middle.dayofyear), pi, water)
+    return make_forcing(columns, float(dataset["latitude"]), np.asarray(day), np.asarray(middle.day_of_year), pi, water)
 
 
 def check_ranges(columns: dict, site: str) -> None:

@@ -29,7 +29,8 @@ WATER_TABLE = (
     ("water_use_efficiency", 0.5, 30.0, "gC kg-1 hPa0.5", "underlying water-use efficiency"),
     ("paw_focal_point", 1.0, 1e5, "mm", "runoff focal point of plant-available water, four times its storage"),
     ("wilting_point", 1.0, 1e4, "mm", "plant-available water below which GPP is stressed"),
-    ("paw_0", 1.0, 1e4, "mm", "plant-available water at the start"),
+    # Not the median, 100 mm, which is the wilting point's too: the first day would stand on the kink of the stress.
+    ("paw_0", 1.0, 1e4, "mm", "plant-available water at the start", 200.0),
     ("foliar_combustion", 0.01, 1.0, "1", "combusted fraction of foliage"),
     ("ligneous_combustion", 0.01, 1.0, "1", "combusted fraction of labile, roots and wood"),
     ("dom_combustion", 0.01, 1.0, "1", "combusted fraction of soil organic matter"),
