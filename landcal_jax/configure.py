@@ -39,8 +39,9 @@ def configure(*, double: bool = True, cache: str | Path | None = "user") -> None
             options = flags.replace("--xla_backend_extra_options=", f"{options},")
             flags = ""
         os.environ["XLA_FLAGS"] = f"{flags} {options}".strip()
-    if cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = platformdirs.user_cache_path("landcal_jax") / "xla" if cache == "user" else Path(cache)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Half a second is worth keeping: a calibration compiles about ten functions of that size.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if cache is not None:
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            folder = platformdirs.user_cache_path("landcal_jax") / "xla" if cache == "user" else Path(cache)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+        # JAX keeps what took a second; a calibration compiles a dozen functions that take half of that.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

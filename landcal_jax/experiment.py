@@ -211,7 +211,7 @@ def calibrate(
         experiment = with_estimated_model_error(experiment, result)
         again = solve(experiment.problem, polish, z0=result.z, key=seed, progress=progress)
         result = _joined(result, again)
-    posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+    posterior = laplace(experiment.problem, result, curvature=curvature, widths="measured", draws=draws, key=seed)
     about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
     return Calibration(experiment, result, posterior, about)
 

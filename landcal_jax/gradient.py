@@ -19,7 +19,7 @@ from jax import Array
 from scipy.stats import norm, qmc
 
 from landcal_jax.errors import complain
-from landcal_jax.problem import Problem
+from landcal_jax.problem import Problem, costs
 from landcal_jax.solve import AbstractGradientSolver, Counts, Progress, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -327,8 +327,8 @@ class MultiStart(AbstractGradientSolver):
         design = qmc.LatinHypercube(problem.space.size, rng=np.random.default_rng(seed)).random(max(wanted, self.candidates or 0))
         Z = jnp.asarray(norm.ppf(design))
         if self.candidates:
-            costs = np.asarray(_costs(problem, Z))
-            Z = Z[np.argsort(np.where(np.isfinite(costs), costs, np.inf))[:wanted]]
+            cost = costs(problem, Z)
+            Z = Z[np.argsort(np.where(np.isfinite(cost), cost, np.inf))[:wanted]]
         return jnp.concatenate([z0[None], Z])
 
     def init(self, problem, z):
@@ -366,8 +366,3 @@ class MultiStart(AbstractGradientSolver):
         shown = jax.vmap(self.solver.progress)(state.starts)
         return {"start_cost": np.asarray(state.first), "end_cost": np.asarray(self._costs(state.starts)),
                 "end_z": np.asarray(shown.z), "end_status": np.asarray(shown.status)}
-
-
-@eqx.filter_jit
-def _costs(problem: Problem, Z: Array) -> Array:
-    return jax.vmap(problem.cost)(Z)

@@ -109,18 +109,16 @@ def _scan(model, theta, forcing, start, save, checkpoint):
     """(final state, None with checkpoints; (outputs, states after each step))."""
     constants, inputs = model.prepare(theta, forcing)
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
-    output_type = type(eqx.filter_eval_shape(model.step, constants, start, jax.tree.map(lambda leaf: leaf[0], inputs))[1])
-    keep = set(output_type._fields) | {"state"} if save is None else set(save)
-    unknown = keep - set(output_type._fields) - {"state"}
-    if unknown:
-        raise ValueError(complain(
-            f"names of outputs of {type(model).__name__}: {', '.join(output_type._fields)} or state",
-            ", ".join(sorted(unknown)), "leave `save` out to keep everything"))
 
     def body(state, now):
         after, output = model.step(constants, state, now)
-        kept = output._replace(**{name: None for name in output_type._fields if name not in keep})
-        return after, (kept, after if "state" in keep else None)
+        unknown = set(save or ()) - {*output._fields, "state"}
+        if unknown:
+            raise ValueError(complain(
+                f"names of outputs of {type(model).__name__}: {', '.join(output._fields)} or state",
+                ", ".join(sorted(unknown)), "leave `save` out to keep everything"))
+        kept = output if save is None else output._replace(**{name: None for name in output._fields if name not in save})
+        return after, (kept, after if save is None or "state" in save else None)
 
     if checkpoint is None:
         return jax.lax.scan(body, start, inputs)
@@ -138,6 +136,7 @@ def segmented_scan(body, start, inputs, segment: int):
     inner = jax.checkpoint(lambda carry, part: jax.lax.scan(body, carry, part), prevent_cse=False)
     steps = jax.tree.leaves(inputs)[0].shape[0]
     parts = -(-steps // segment)
+    segment = -(-steps // parts)
     segment = -(-steps // parts)  # as even as they can be: 72 steps are twice 36, not 64 and 8
 
     def divide(leaf):

@@ -53,7 +53,7 @@ def dataset(experiment, result, posterior, about) -> xr.Dataset:
         parts.append(_series(name, stream, None if held_out is None else held_out[name], runs, predictive))
     ds = xr.merge(parts, combine_attrs="override", compat="no_conflicts", join="outer")
     ds = ds.assign_coords(site=list(problem.observations.sites))
-    ds.attrs = _attributes(experiment, result, posterior, about, warnings(experiment, result, runs, predictive))
+    ds.attrs = _attributes(experiment, result, posterior, about, warnings(experiment, result, posterior, runs, predictive))
     return ds
 
 
@@ -138,11 +138,15 @@ def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr
     return ds.assign_coords({f"{name}_time": longest})
 
 
-def warnings(experiment, result, runs, predictive) -> list[str]:
+def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     """What a reader must know before using the numbers, in sentences."""
     problem, found = experiment.problem, []
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
+    excess = posterior.excess_cost(PREDICTIVE_DRAWS)
+    if excess > 1.5:
+        found.append(f"Draws of the posterior raise J {excess:.1f} times as much as a Gaussian would: the posterior is not Gaussian, and the "
+                     "bands are too wide.")
     low, high = (np.asarray(bound) for bound in problem.space.bounds())
     values = np.asarray(problem.space.flatten(result.theta))
     at = [f"{label} = {value:.4g} ({which})"
@@ -189,7 +193,7 @@ def _attributes(experiment, result, posterior, about, found) -> dict[str, object
     now = datetime.datetime.now(datetime.UTC)
     attrs = {
         "Conventions": "CF-1.11", "title": experiment.title, "site": ", ".join(problem.observations.sites),
-        "model": problem.forward.description, "solver": "", "posterior_method": posterior.method,
+        "model": type(getattr(problem.forward, "model", problem.forward)).__name__, "solver": "", "posterior_method": posterior.method,
         "status": result.status.sentence, "seed": 0, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "versions": json.dumps(versions),
         "data": json.dumps([dict(source) for source in experiment.sources]), "counts": json.dumps(result.counts),

@@ -129,7 +129,7 @@ def _check_columns(columns: list[str], source: str) -> list[str]:
                                   f"add {' and '.join(missing)}" if missing else "remove the repeated column"))
     dims = [column for column in columns if column not in COLUMNS]
     for dim in dims:
-        near = difflib.get_close_matches(dim.lower(), COLUMNS, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(dim.lower(), COLUMNS, n=1, cutoff=0.75)
         if near or not dim:
             raise ValueError(complain(f"the columns {', '.join(COLUMNS)}, or the name of a dim, in {source}", repr(dim),
                                       f"rename it to {near[0]!r}" if near else "name or remove the column"))
@@ -325,7 +325,7 @@ def _from_attribute(attrs: Mapping[Any, Any], key: str, shape: tuple[int, ...], 
     if flat.size not in (1, int(np.prod(shape))):
         raise ValueError(complain(f"an attribute {key!r} with 1 or {int(np.prod(shape))} numbers on {name!r}",
                                   f"{attrs.get(key)!r}", "a Dataset that ParameterSpace.to_dataset() has written"))
-    return np.array(np.broadcast_to(flat, shape) if flat.size == 1 else flat.reshape(shape))
+    return np.full(shape, flat[0]) if flat.size == 1 else flat.reshape(shape)
 
 
 # ---------------------------------------------------------------------- for people

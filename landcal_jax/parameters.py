@@ -55,6 +55,9 @@ class ParameterSpace(eqx.Module):
     factor: jax.Array | None
     layout: Layout = eqx.field(static=True)
 
+    # By identity, so that `jax.jit(space.physical)` is possible (arrays have no hash).
+    __hash__ = object.__hash__
+
     def __init__(
         self,
         parameters: Mapping[str, Parameter],
@@ -173,7 +176,7 @@ class ParameterSpace(eqx.Module):
 
     def physical(self, z: ArrayLike) -> Theta:
         """theta = T(z): every parameter, the fixed ones too, in its units and shaped by its dims."""
-        return self._split(self._fill(self._map(self._correlate(self._checked(z)))))
+        return self._split(self._values(self._checked(z)))
 
     def whiten(self, theta: Mapping[str, ArrayLike]) -> jax.Array:
         """z with physical(z) = theta.
@@ -192,9 +195,7 @@ class ParameterSpace(eqx.Module):
 
     def unflatten(self, vector: ArrayLike) -> Theta:
         """theta from its free elements in the order of `labels`; the fixed ones are added."""
-        vector = self._checked(vector)
-        full = jnp.zeros(vector.shape[:-1] + self.default.shape, jnp.result_type(vector, self.default))
-        return self._split(self._fill(full.at[..., self.layout.free_index].set(vector)))
+        return self._split(self._filled(self._checked(vector)))
 
     def sample(self, key: jax.Array, n: int) -> jax.Array:
         """n draws of z from the prior N(0, I), shape (n, size); `physical` of them are draws of theta."""
@@ -203,7 +204,7 @@ class ParameterSpace(eqx.Module):
     @property
     def default_theta(self) -> Theta:
         """The values that the model uses today (fixed parameters: the value they are fixed at)."""
-        return self._split(self._fill(self.default))
+        return self._split(self._filled(self.default[self.layout.free_index]))
 
     @property
     def default_z(self) -> jax.Array:
@@ -222,7 +223,7 @@ class ParameterSpace(eqx.Module):
         weight = jnp.exp(-0.5 * nodes**2)[:, None] / jnp.sum(jnp.exp(-0.5 * nodes**2))
         values = self._map(jnp.broadcast_to(nodes[:, None], nodes.shape + self.default.shape))
         variance = jnp.sum(weight * (values - jnp.sum(weight * values, axis=0)) ** 2, axis=0)
-        return self._split(jnp.where(np.asarray(self.layout.free), jnp.sqrt(variance), 0.0))
+        return self._split(jnp.sqrt(variance) * np.asarray(self.layout.free))
 
     def bounds(self) -> tuple[jax.Array, jax.Array]:
         """Lower and upper bounds of the free elements in the order of `labels`, physical units, infinite where none."""
@@ -236,14 +237,7 @@ class ParameterSpace(eqx.Module):
                                       "element", f"an array of shape {vector.shape}", "space.labels shows the order"))
         return vector
 
-    def _correlate(self, z: jax.Array) -> jax.Array:
-        """u for every element, 0 for the fixed ones."""
-        u = z if self.factor is None else z @ self.factor.T
-        if self.size == len(self.layout.free):
-            return u
-        return jnp.zeros(z.shape[:-1] + self.default.shape, u.dtype).at[..., self.layout.free_index].set(u)
-
-    # The two maps are compiled also when the user calls them outside of jit: operation by operation they take seconds.
+    # The maps are compiled also when the user calls them outside of jit: operation by operation they take seconds.
     @eqx.filter_jit
     def _whitened(self, values: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
         parts = [transform.whiten(values[..., np.asarray(group)])
@@ -256,36 +250,49 @@ class ParameterSpace(eqx.Module):
         return solved.T.reshape(u.shape)
 
     @eqx.filter_jit
+    def _values(self, z: jax.Array) -> jax.Array:
+        u = z if self.factor is None else z @ self.factor.T
+        if self.size == len(self.layout.free):
+            return self._map(u)
+        everywhere = jnp.zeros(z.shape[:-1] + self.default.shape, u.dtype).at[..., self.layout.free_index].set(u)
+        return jnp.where(np.asarray(self.layout.free), self._map(everywhere), self.constant)
+
+    @eqx.filter_jit
+    def _filled(self, vector: jax.Array) -> jax.Array:
+        full = jnp.broadcast_to(self.constant, vector.shape[:-1] + self.constant.shape)
+        return full.astype(jnp.result_type(vector, full)).at[..., self.layout.free_index].set(vector)
+
+    @eqx.filter_jit
     def _map(self, u: jax.Array) -> jax.Array:
         parts = [transform.physical(u[..., np.asarray(group)])
                  for transform, group in zip(self.transforms, self.layout.groups, strict=True)]
         return jnp.concatenate(parts, axis=-1)[..., self.layout.order]
 
-    def _fill(self, values: jax.Array) -> jax.Array:
-        return jnp.where(np.asarray(self.layout.free), values, self.constant)
-
     def _split(self, values: jax.Array) -> Theta:
-        parts = jnp.split(values, self.layout.ends[:-1], axis=-1)
+        # NumPy where values are known: hundreds of single operations of JAX outside of jit are slow.
+        known = not isinstance(values, jax.core.Tracer)
+        parts = (np if known else jnp).split(np.asarray(values) if known else values, self.layout.ends[:-1], axis=-1)
         shapes = (values.shape[:-1] + shape for shape in self.layout.shapes)
-        return {name: part.reshape(shape) for name, part, shape in zip(self.layout.names, parts, shapes, strict=True)}
+        return {name: jnp.asarray(part.reshape(shape))
+                for name, part, shape in zip(self.layout.names, parts, shapes, strict=True)}
 
     def _joined(self, theta: Mapping[str, ArrayLike]) -> jax.Array:
         arrays = parameter_layout.check_theta(self.layout, theta, self.constant)
         parts = [array.reshape(array.shape[:array.ndim - len(shape)] + (-1,))
                  for array, shape in zip(arrays, self.layout.shapes, strict=True)]
         leading = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
-        # NumPy where values are known: hundreds of single operations of JAX outside of jit are slow.
-        known = all(isinstance(part, np.ndarray) for part in parts)
-        numpy = np if known else jnp
+        numpy = np if all(isinstance(part, np.ndarray) for part in parts) else jnp
         parts = [numpy.broadcast_to(part, leading + part.shape[-1:]) for part in parts]
         return jnp.asarray(numpy.concatenate(parts, axis=-1))
 
     def _support(self) -> tuple[jax.Array, jax.Array]:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self.transforms))
+        numpy = jnp if traced else np
         both = []
         for side in (0, 1):
-            parts = [jnp.broadcast_to(transform.support()[side].ravel(), (len(group),))
+            parts = [numpy.broadcast_to(numpy.ravel(transform.support()[side]), (len(group),))
                      for transform, group in zip(self.transforms, self.layout.groups, strict=True)]
-            both.append(jnp.concatenate(parts)[self.layout.order])
+            both.append(jnp.asarray(numpy.concatenate(parts)[self.layout.order]))
         return both[0], both[1]
 
     # ------------------------------------------------------------------ in and out

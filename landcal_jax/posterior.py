@@ -12,19 +12,20 @@ import xarray as xr
 from jax import Array
 
 from landcal_jax.errors import complain
-from landcal_jax.problem import Problem
+from landcal_jax.problem import Problem, costs
 from landcal_jax.solve import Result
 
 
 class Posterior(eqx.Module):
     """Draws from a posterior, with labels and units.
 
-    `z`: (draw, n) in whitened space. `covariance`: (n, n) of z, exact for a Gaussian approximation and of the sample
-    otherwise. `method`: how it was made, in words.
+    `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z, exact for a Gaussian
+    approximation and of the sample otherwise. `method`: how it was made, in words.
     """
 
     problem: Problem
     z: Array
+    centre: Array
     covariance: Array
     method: str = eqx.field(static=True)
 
@@ -56,6 +57,14 @@ class Posterior(eqx.Module):
             out[f"{name}_total"] = dims, np.quantile(members[good] + noise[good], quantiles, axis=0), attrs
         return out
 
+    def excess_cost(self, draws: int = 200) -> float:
+        """Median rise of J of the draws above the centre, over n/2, what it is for a Gaussian: near 1 is right.
+
+        Far above 1 the draws lie where J is high: the posterior is not Gaussian in z, and the draws are too wide.
+        """
+        rise = costs(self.problem, np.asarray(self.z[:draws])) - float(self.problem.cost(jnp.asarray(self.centre)))
+        return float(np.median(np.where(np.isfinite(rise), rise, np.inf)) / (0.5 * self.z.shape[1]))
+
     def to_xarray(self) -> xr.Dataset:
         """Draws as a Dataset: one variable a parameter, (draw, *dims), with units."""
         parameters = self.problem.space.parameters
@@ -67,31 +76,49 @@ class Posterior(eqx.Module):
 
 
 def laplace(
-    problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", draws: int = 1000, key: Array | int = 0
+    problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", widths: str = "curvature",
+    draws: int = 1000, key: Array | int = 0,
 ) -> Posterior:
     """Gaussian approximation of the posterior at the MAP: N(z_map, A^-1), A the curvature of J in z.
 
     `curvature`: "gauss-newton", I + G'G, always positive definite (B' = (H'R^-1 H + B^-1)^-1 of the textbooks), or
     "hessian", the full second derivative, which also sees how G changes. `result`: a Result, or z itself (n,).
 
-    Raises ValueError for another curvature, or where the full Hessian is not positive definite: there z is not a minimum.
+    `widths`: "curvature" draws from that Gaussian. "measured" draws from a split normal (Geweke 1989, Econometrica 57,
+    1317): along each axis of A, to either side, the width is such that J rises by 1/2 one of them away, for 2n runs
+    more. Where J is quadratic both are the same. Where it is not, as for models with thresholds and bounds, draws of the
+    plain Gaussian can fit far worse than the posterior allows; `Posterior.excess_cost` measures it.
+
+    Raises ValueError for another word, or where the full Hessian is not positive definite: there z is not a minimum.
     """
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
-    if curvature == "gauss-newton":
-        matrix = _gauss_newton(problem, z)
-    elif curvature == "hessian":
-        matrix = _hessian(problem, z)
-    else:
-        raise ValueError(complain('curvature "gauss-newton" or "hessian"', repr(curvature), "one of the two"))
-    values, vectors = np.linalg.eigh(np.asarray(matrix))
+    matrices = {"gauss-newton": _gauss_newton, "hessian": _hessian}
+    if curvature not in matrices or widths not in ("curvature", "measured"):
+        raise ValueError(complain(
+            'curvature "gauss-newton" or "hessian", widths "curvature" or "measured"', f"{curvature!r}, {widths!r}", "one of these"))
+    values, vectors = np.linalg.eigh(np.asarray(matrices[curvature](problem, z)))
     if not np.isfinite(values).all() or values[0] <= 0:
         raise ValueError(complain(
             "a positive definite Hessian at the MAP", f"smallest eigenvalue {values[0]:.3g}",
             'solve on to a minimum (smaller tolerance, other starts), or curvature="gauss-newton"'))
-    root = vectors / np.sqrt(values)
+    axes = (vectors / np.sqrt(values)).T
+    scale = np.ones((2, z.size)) if widths == "curvature" else _measured_widths(problem, np.asarray(z), axes)
     key = jax.random.key(key) if isinstance(key, int) else key
-    noise = jax.random.normal(key, (draws, z.size), dtype=z.dtype)
-    return Posterior(problem, z + noise @ root.T, jnp.asarray(root @ root.T), f"Laplace ({curvature})")
+    noise = np.asarray(jax.random.normal(key, (draws, z.size), dtype=z.dtype))
+    spread = np.sqrt(0.5 * (scale**2).sum(axis=0))[:, None] * axes
+    method = f"Laplace ({curvature}" + (")" if widths == "curvature" else ", widths measured on J)")
+    return Posterior(
+        problem, jnp.asarray(np.asarray(z) + np.where(noise > 0, scale[0] * noise, scale[1] * noise) @ axes), z,
+        jnp.asarray(spread.T @ spread), method)
+
+
+def _measured_widths(problem: Problem, z: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Factor on each axis (row) to either side, (2, n): one over the square root of twice the rise of J at its end."""
+    ends = np.concatenate([z + axes, z - axes])
+    rise = costs(problem, ends) - costs(problem, z[None])
+    # A failed run is as far as one can be from the posterior; a flat or falling J is bounded by three widths.
+    rise = np.where(np.isfinite(rise), rise, np.inf)
+    return np.clip(1 / np.sqrt(2 * np.maximum(rise, 1e-3)), 1e-3, 3.0).reshape(2, -1)
 
 
 @eqx.filter_jit

@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
@@ -20,6 +19,7 @@ from landcal_jax.transforms import (
     TruncatedNormalTransform,
     UniformTransform,
     check_transform,
+    median_of,
     transform_of,
 )
 
@@ -53,7 +53,7 @@ class Parameter(eqx.Module):
         self.transform = transform_of(prior)
         check_transform(self.transform, who)
         if default is None:
-            default = self.transform.physical(jnp.zeros(self.prior_shape))
+            default = median_of(self.transform)
         self.default = np.asarray(default, float)
         self._check_shape(who)
         low, high = self.low, self.high

@@ -52,6 +52,7 @@ class Problem(eqx.Module):
         if units:
             self.observations.check_units(units)
 
+    @eqx.filter_jit
     def predict(self, z: Array) -> dict[str, Array]:
         """Modelled observations by stream, each (site, n_obs), at the control vector z (n,)."""
         operators = {name: stream.operator for name, stream in self.observations.items()}
@@ -101,14 +102,7 @@ class Problem(eqx.Module):
 
         Members run in batches of `batch_size`; a member that fails is NaN.
         """
-        parts = []
-        for start in range(0, len(Z), batch_size):
-            members = jnp.asarray(Z[start : start + batch_size])
-            wanted = min(batch_size, len(Z))
-            # The last batch is filled with copies, so that one compiled function serves all.
-            padded = jnp.concatenate([members, jnp.broadcast_to(members[:1], (wanted - len(members), members.shape[1]))])
-            parts.append(jax.tree.map(lambda leaf, n=len(members): np.asarray(leaf)[:n], _predict_many(self, padded)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return _in_batches(_predict_many, self, Z, batch_size)
 
     def with_observations(self, observations: Observations) -> "Problem":
         """The same problem with other observations, such as the held-out ones."""
@@ -168,6 +162,27 @@ def _differenced(function, z: Array, step: float):
 @eqx.filter_jit
 def _predict_many(problem: Problem, Z: Array) -> dict[str, Array]:
     return jax.vmap(problem.predict)(Z)
+
+
+@eqx.filter_jit
+def _cost_many(problem: Problem, Z: Array) -> Array:
+    return jax.vmap(problem.cost)(Z)
+
+
+def costs(problem: Problem, Z: Array, *, batch_size: int = 256) -> np.ndarray:
+    """J of many members, Z (member, n) -> (member,); NaN where one fails."""
+    return _in_batches(_cost_many, problem, Z, batch_size)
+
+
+def _in_batches(function, problem: Problem, Z: Array, batch_size: int):
+    parts = []
+    size = min(batch_size, len(Z))
+    for start in range(0, len(Z), size):
+        members = jnp.asarray(Z[start : start + size])
+        # The last batch is filled with copies, so that one compiled function serves all.
+        filled = jnp.concatenate([members, jnp.broadcast_to(members[:1], (size - len(members), members.shape[1]))])
+        parts.append(jax.tree.map(lambda leaf, n=len(members): np.asarray(leaf)[:n], function(problem, filled)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 @eqx.filter_jit

@@ -149,8 +149,9 @@ def carbon_step(constants, pools: Carbon, production, pulses, litter_losses, som
     respired = constants.autotrophic * gross
     to_foliar = (gross - respired) * constants.foliar_share
     to_labile = (gross - respired - to_foliar) * constants.labile_share
-    to_root = (gross - respired - to_foliar - to_labile) * constants.root_share
-    to_wood = gross - respired - to_foliar - to_root - to_labile
+    rest = gross - respired - to_foliar - to_labile
+    # As products both are never negative, also where the roots take everything.
+    to_root, to_wood = rest * constants.root_share, rest * (1 - constants.root_share)
     release, fall = pools.labile * release_loss, pools.foliar * fall_loss
     wood_litter, root_litter = pools.wood * constants.wood_loss, pools.root * constants.root_loss
     litter_respiration, litter_to_som = pools.litter * litter_losses[0], pools.litter * litter_losses[1]
@@ -170,18 +171,17 @@ def carbon_step(constants, pools: Carbon, production, pulses, litter_losses, som
 
 def fire(pools: Carbon, burning, days) -> tuple[Carbon, Carbon, Carbon]:
     """Pools after a fire, carbon burnt and carbon killed [gC m-2 d-1] by pool."""
-    zero = jnp.zeros_like(pools.labile)
     if burning is None:
-        return pools, Carbon(*[zero] * 6), Carbon(*[zero] * 6)
+        return pools, Carbon(*[jnp.zeros_like(pools.labile)] * 6), Carbon(*[jnp.zeros_like(pools.labile)] * 6)
     burnt_fraction, combustion, resilience, litter_to_som = burning
-    burnt = Carbon(*(pool * burnt_fraction * share / days for pool, share in zip(pools, combustion, strict=True)))
-    killed = Carbon(*(
-        pool * burnt_fraction * (1 - share) * (1 - resilience) / days for pool, share in zip(pools, combustion, strict=True)))
-    killed = killed._replace(som=zero)
+    burnt = Carbon(*(burnt_fraction * share for share in combustion))
+    killed = Carbon(*(burnt_fraction * (1 - share) * (1 - resilience) for share in combustion))
+    killed = killed._replace(som=jnp.zeros_like(burnt_fraction))
     if not litter_to_som:
-        killed = killed._replace(litter=zero)
-    lost = Carbon(*((b + k) * days for b, k in zip(burnt, killed, strict=True)))
-    after = Carbon(*(pool - loss for pool, loss in zip(pools, lost, strict=True)))
+        killed = killed._replace(litter=jnp.zeros_like(burnt_fraction))
+    # What stays is a product, not a difference, so that a pool that burns as a whole ends at zero and not just below.
+    after = Carbon(*(pool * (1 - (b + k)) for pool, b, k in zip(pools, burnt, killed, strict=True)))
+    burnt, killed = (Carbon(*(pool * share / days for pool, share in zip(pools, part, strict=True))) for part in (burnt, killed))
     return after._replace(
         litter=after.litter + (killed.labile + killed.foliar + killed.root) * days,
         som=after.som + (killed.wood + killed.litter) * days), burnt, killed
