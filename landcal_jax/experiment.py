@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from landcal_jax import data, output, testing
+from landcal_jax import data, testing
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
@@ -80,6 +80,8 @@ class Calibration:
 
     def to_xarray(self) -> xr.Dataset:
         """Everything in one Dataset, the content of posterior.nc; see `landcal_jax.output`."""
+        from landcal_jax import output  # here, because figures bring matplotlib
+
         return output.dataset(self.experiment, self.result, self.posterior, self.about)
 
     def write(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
@@ -87,6 +89,8 @@ class Calibration:
 
         Raises FileExistsError if results are there and `overwrite` is False.
         """
+        from landcal_jax import output
+
         return output.write(self.to_xarray(), folder, overwrite=overwrite)
 
 

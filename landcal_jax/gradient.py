@@ -16,7 +16,7 @@ import lineax as lx
 import numpy as np
 import optax
 from jax import Array
-from scipy.stats import norm, qmc
+from scipy.special import ndtri
 
 from landcal_jax.errors import complain
 from landcal_jax.problem import Problem, costs
@@ -322,10 +322,12 @@ class MultiStart(AbstractGradientSolver):
     def starts(self, problem, z0, key):
         if key is None:
             raise ValueError(complain("a seed or key for a solver that draws its starts", "key=None", "solve(problem, solver, key=0)"))
+        from scipy.stats import qmc  # here, because scipy.stats takes a second to import
+
         wanted = self.number - 1
         seed = int(jax.random.bits(key, dtype=jnp.uint32))
         design = qmc.LatinHypercube(problem.space.size, rng=np.random.default_rng(seed)).random(max(wanted, self.candidates or 0))
-        Z = jnp.asarray(norm.ppf(design))
+        Z = jnp.asarray(ndtri(design))
         if self.candidates:
             cost = costs(problem, Z)
             Z = Z[np.argsort(np.where(np.isfinite(cost), cost, np.inf))[:wanted]]
