@@ -99,7 +99,8 @@ def calibrate(
 @app.command()
 def check(
     target: Annotated[str | None, typer.Argument(help="`FILE.py:problem`: a Problem (or a function that returns one) in a file of yours, which is run. Without it: the shipped models.")] = None,
-    points: Annotated[int, typer.Option(help="Random points of the prior for the Taylor and dot-product tests; the NaN scan takes more.", min=1)] = 8,
+    points: Annotated[int, typer.Option(help="Random points of the prior for the Taylor and dot-product tests.", min=1)] = 8,
+    scanned: Annotated[int, typer.Option("--scan", help="Points of the prior box in the NaN scan.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the points.")] = 0,
 ) -> None:
     """Verify derivatives before hours of computing: Taylor order, adjoint dot product, NaN scan over the prior box.
@@ -115,9 +116,10 @@ def check(
     passed = True
     for name, problem in problems.items():
         report = testing.check(problem, points, seed)
-        passed &= report.passed
+        scan = testing.scan(problem, scanned, seed)
+        passed &= report.passed and scan.passed
         console.print(name, style="bold", highlight=False)
-        console.print(str(report), highlight=False, markup=False)
+        console.print(f"{report}\n{scan}", highlight=False, markup=False)
     raise typer.Exit(0 if passed else 1)
 
 

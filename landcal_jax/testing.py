@@ -6,6 +6,7 @@
   step e: order 2. With a wrong gradient it falls with e: order 1. What is judged is 8 R(e / 2) - R(e), which is free
   of the cubic term, so that steps far above the rounding noise of a long run can be used.
 * `adjoint_dot_test`: the tangent-linear and the adjoint of the residuals are transposes, <G v, w> = <v, G'w>.
+* `scan`: J and its gradient are finite all over the prior box (apart, since it takes a thousand points).
 * `twin`: replace the observations by those of a known truth, with noise drawn from R.
 
 A low Taylor order does not always mean a wrong derivative. It is also seen where
@@ -232,6 +233,53 @@ def _suspects(problem: Problem, z: ArrayLike) -> tuple[str, ...]:
     axes = jnp.eye(problem.space.size)
     return tuple(label for label, axis in zip(problem.space.labels, axes, strict=True)
                  if taylor_order(problem, z, axis) <= LEAST_ORDER)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What `scan` found: `points` tried, the z (point, n) where J or its gradient is not finite, and which entries."""
+
+    points: int
+    z: np.ndarray
+    entries: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether J and its gradient are finite at every point."""
+        return len(self.z) == 0
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"J and its gradient are finite at all {self.points} points of the prior box."
+        return (f"J or its gradient is NaN or infinite at {len(self.z)} of {self.points} points of the prior box, in "
+                f"{', '.join(self.entries)}; the first is z = {np.array2string(self.z[0], precision=3)}.")
+
+
+def scan(problem: Problem, n: int = 1000, key: Array | int = 0, *, batch_size: int = 250) -> Scan:
+    """Look for NaN and infinity in J and its gradient at `n` points of the whole prior box.
+
+    Half of the points are draws of the prior; the others are spread to its edges and corners, each parameter up to
+    z = +-6 where the prior is bounded (2e-9 of its mass from the bound) and +-3 where it is not.
+    """
+    problem.require_gradient("a scan of gradients")
+    of_draws, of_edges = jax.random.split(_key(key))
+    reach = np.abs(_corners(problem, 1, of_edges)[0])
+    edges = np.clip(np.asarray(jax.random.normal(of_edges, (n - n // 2, problem.space.size))) * reach, -reach, reach)
+    Z = np.concatenate([np.asarray(problem.space.sample(of_draws, n // 2)), edges])
+    labels = ("J", *(f"d/d {label}" for label in problem.space.labels))
+    bad_points, bad_entries = [], np.zeros(len(labels), bool)
+    for start in range(0, n, batch_size):
+        batch = jnp.asarray(np.resize(Z[start : start + batch_size], (min(batch_size, n), Z.shape[1])))
+        value, gradient = _many(problem, batch)
+        wrong = ~np.isfinite(np.column_stack([value, gradient]))[: len(Z) - start]
+        bad_points.append(Z[start : start + batch_size][wrong.any(axis=1)])
+        bad_entries |= wrong.any(axis=0)
+    return Scan(n, np.concatenate(bad_points), tuple(np.array(labels)[bad_entries]))
+
+
+@eqx.filter_jit
+def _many(problem: Problem, Z: Array) -> tuple[Array, Array]:
+    return jax.vmap(jax.value_and_grad(problem.cost))(Z)
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ from landcal_jax.models.optic import ACTIVE, BOUNDS, Optic, generate_forcing, pa
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
-from landcal_jax.testing import adjoint_dot_test, check, draw_errors, taylor_order, twin
+from landcal_jax.testing import adjoint_dot_test, check, draw_errors, scan, taylor_order, twin
 
 STEPS = 60
 Z = jnp.array([0.3, -0.5, 0.2, 0.4])
@@ -160,6 +160,20 @@ def test_check_names_what_is_not_finite():
 
     report = check(toy_problem(lambda theta: jnp.log(theta["a"]) * jnp.ones(3)), n=4)
     assert any("not finite: y" in sentence for sentence in report.problems)
+
+
+def test_a_scan_finds_the_points_and_names_the_entries():
+    good = scan(toy_problem(smooth), 101, batch_size=40)
+    assert good.passed and good.points == 101 and "finite at all 101 points" in str(good)
+
+    def trap(theta):
+        return jnp.where(theta["a"] > 0.0, jnp.sqrt(theta["a"]), 0.0) * jnp.ones(3) + theta["b"]
+
+    found = scan(toy_problem(trap, a=Parameter.normal(0.5, 0.4), b=Parameter.normal(0.0, 1.0)), 101, batch_size=40)
+    assert found.entries == ("d/d a",)
+    # a is below zero there, where z is below -1.25; and it is so at every such point, the last batch included.
+    assert (found.z[:, 0] <= -1.25).all() and 5 < len(found.z) < 60
+    assert f"{len(found.z)} of 101" in str(found)
 
 
 def test_corners_of_a_correlated_prior_stay_in_reach():
