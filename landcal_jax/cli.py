@@ -46,9 +46,12 @@ class Model(enum.StrEnum):
 
 @app.command()
 def calibrate(
-    site: Annotated[str | None, typer.Option(help="Catalogue site, such as FR-Pue (`landcal sites` lists them). Without it: a twin experiment.")] = None,
-    forcing: Annotated[Path | None, typer.Option(help="File of daily drivers of your own site, with --flux.", exists=True, dir_okay=False)] = None,
-    flux: Annotated[Path | None, typer.Option(help="File of daily fluxes of your own site, with --forcing.", exists=True, dir_okay=False)] = None,
+    site: Annotated[str | None, typer.Option(
+        help="Catalogue site, such as FR-Pue (`landcal sites` lists them). Without it: a twin experiment.")] = None,
+    forcing: Annotated[Path | None, typer.Option(
+        help="File of daily drivers of your own site, with --flux.", exists=True, dir_okay=False)] = None,
+    flux: Annotated[Path | None, typer.Option(
+        help="File of daily fluxes of your own site, with --forcing.", exists=True, dir_okay=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder for posterior.nc, parameters.csv and report.html.")] = Path("landcal-out"),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.")] = 0,
     solver: Annotated[Solver, typer.Option(help="How J is minimised.")] = Solver.LEVENBERG_MARQUARDT,
@@ -73,7 +76,8 @@ def calibrate(
     said = Console(quiet=quiet)
     _check_free(out, overwrite)
     if (forcing is None) != (flux is None) or (site and forcing):
-        raise ValueError(complain("--site NAME, or --forcing FILE with --flux FILE, or none of them", "another combination", "landcal calibrate --help"))
+        raise ValueError(complain(
+            "--site NAME, or --forcing FILE with --flux FILE, or none of them", "another combination", "landcal calibrate --help"))
     if site:
         made = workflow.site_experiment(site, held_out_years=held_out_years, constraints=constraints, progress=not quiet)
     elif forcing:
@@ -87,8 +91,9 @@ def calibrate(
     about = {"command": "landcal " + " ".join(sys.argv[1:])}
     done = workflow.calibrate(
         made, _solver(solver, starts), seed=seed, curvature=posterior.value, progress=not quiet, about=about)
-    dataset = done.to_xarray()
-    paths = output.write(dataset, out, overwrite=overwrite)
+    with said.status("running the posterior, drawing the report"):
+        dataset = done.to_xarray()
+        paths = output.write(dataset, out, overwrite=overwrite)
     said.print(_scores(dataset))
     said.print(str(done.result), highlight=False, markup=False)
     for sentence in output.read_warnings(dataset):
@@ -98,7 +103,9 @@ def calibrate(
 
 @app.command()
 def check(
-    target: Annotated[str | None, typer.Argument(help="`FILE.py:problem`: a Problem (or a function that returns one) in a file of yours, which is run. Without it: the shipped models.")] = None,
+    target: Annotated[str | None, typer.Argument(
+        help="`FILE.py:problem`: a Problem (or a function that returns one) in a file of yours, which is run. "
+        "Without it: the shipped models.")] = None,
     points: Annotated[int, typer.Option(help="Random points of the prior for the Taylor and dot-product tests.", min=1)] = 8,
     scanned: Annotated[int, typer.Option("--scan", help="Points of the prior box in the NaN scan.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the points.")] = 0,
@@ -139,7 +146,8 @@ def shipped_problems() -> dict:
     from landcal_jax.experiment import twin_experiment
     from landcal_jax.models import Dalec2, DalecWater
 
-    return {type(model).__name__: twin_experiment(0, years=2, held_out_years=1, model=model).problem for model in (Dalec2(), DalecWater())}
+    models = (Dalec2(), DalecWater())
+    return {type(model).__name__: twin_experiment(0, years=2, held_out_years=1, model=model).problem for model in models}
 
 
 def _own_files(forcing: Path, flux: Path, held_out_years: int, constraints: bool):
@@ -148,8 +156,9 @@ def _own_files(forcing: Path, flux: Path, held_out_years: int, constraints: bool
     from landcal_jax.io.checks import sha256
 
     drivers, fluxes = io.align(io.read_forcing(forcing), io.read_flux(flux))
-    sources = [{"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
-                "citation": ds.attrs.get("references", "")} for path, ds in ((forcing, drivers), (flux, fluxes))]
+    sources = [
+        {"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
+         "citation": ds.attrs.get("references", "")} for path, ds in ((forcing, drivers), (flux, fluxes))]
     return observed_experiment(drivers, fluxes, held_out_years=held_out_years, constraints=constraints, sources=sources)
 
 
@@ -161,7 +170,10 @@ def _solver(name: Solver, starts: int):
     solver = {
         Solver.LEVENBERG_MARQUARDT: gradient.LevenbergMarquardt(), Solver.GAUSS_NEWTON: gradient.GaussNewton(),
         Solver.LBFGS: gradient.LBFGS(), Solver.ADAM: gradient.Optax(optax.adam(3e-2))}[name]
-    return gradient.MultiStart(solver, number=starts, explore=15 if name in (Solver.LEVENBERG_MARQUARDT, Solver.GAUSS_NEWTON) else 100) if starts > 1 else solver
+    if starts == 1:
+        return solver
+    explore = 15 if name in (Solver.LEVENBERG_MARQUARDT, Solver.GAUSS_NEWTON) else 100
+    return gradient.MultiStart(solver, number=starts, explore=explore)
 
 
 def _load(target: str):
@@ -176,11 +188,13 @@ def _load(target: str):
     sys.path.insert(0, str(Path(path).resolve().parent))
     spec.loader.exec_module(module)
     if not hasattr(module, name):
-        raise ValueError(complain(f"{name!r} in {path}", f"{', '.join(n for n in vars(module) if not n.startswith('_'))}", "check the name after the colon"))
+        there = ", ".join(each for each in vars(module) if not each.startswith("_"))
+        raise ValueError(complain(f"{name!r} in {path}", there, "check the name after the colon"))
     found = getattr(module, name)
     found = found() if callable(found) and not isinstance(found, Problem) else found
     if not isinstance(found, Problem):
-        raise ValueError(complain(f"a landcal_jax Problem at {target}", f"a {type(found).__name__}", "problem = Problem(space, forward, observations)"))
+        raise ValueError(complain(
+            f"a landcal_jax Problem at {target}", f"a {type(found).__name__}", "problem = Problem(space, forward, observations)"))
     return found
 
 
@@ -197,7 +211,8 @@ def _scores(dataset) -> Table:
     for stream in dataset["stream"].values:
         for period in dataset["period"].values:
             one = dataset["score"].sel(stream=stream, period=period).isel(site=0)
-            value = {(stage, metric): float(one.sel(stage=stage, metric=metric)) for stage in ("prior", "posterior") for metric in one["metric"].values}
+            value = {(stage, metric): float(one.sel(stage=stage, metric=metric))
+                     for stage in ("prior", "posterior") for metric in one["metric"].values}
             if value["posterior", "n"] > 0:
                 unit = dataset[f"{stream}_observed"].attrs["units"]
                 table.add_row(
@@ -220,5 +235,6 @@ def main() -> None:
         words = str(error.args[0]) if error.args else ""
         if not isinstance(error, DataNotFound | OSError) and not words.startswith("Expected:"):
             raise
-        Console(stderr=True).print(words if words.startswith("Expected:") else str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        sentence = words if words.startswith("Expected:") else str(error)
+        Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from None

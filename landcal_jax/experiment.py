@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -227,7 +225,8 @@ def with_estimated_model_error(experiment: Experiment, result: Result) -> Experi
     """
     predicted = experiment.problem.predict(result.z)
     calibrated, held_out = experiment.problem.observations, experiment.held_out
-    errors = {name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if isinstance(stream.operator, Pick)}
+    errors = {
+        name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if isinstance(stream.operator, Pick)}
 
     def updated(observations):
         return observations.with_streams({name: observations[name].with_model_error(error) for name, error in errors.items()})

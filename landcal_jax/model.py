@@ -8,7 +8,7 @@ stacked vector, because the fields then live in registers.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -136,7 +136,6 @@ def segmented_scan(body, start, inputs, segment: int):
     inner = jax.checkpoint(lambda carry, part: jax.lax.scan(body, carry, part), prevent_cse=False)
     steps = jax.tree.leaves(inputs)[0].shape[0]
     parts = -(-steps // segment)
-    segment = -(-steps // parts)
     segment = -(-steps // parts)  # as even as they can be: 72 steps are twice 36, not 64 and 8
 
     def divide(leaf):

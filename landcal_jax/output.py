@@ -126,7 +126,8 @@ def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr
     values = {
         "observed": np.where(seen, stream.values, np.nan), "observed_sd": np.where(seen, stream.sigma, np.nan),
         "total_sd": np.where(seen, stream.standard_deviation, np.nan), "prior": runs["prior"][name], "map": runs["map"][name]}
-    values |= {f"predictive_{which}": predictive[f"{name}_total"].sel(quantile=level).values for which, level in quantile.items()}
+    total = predictive[f"{name}_total"]
+    values |= {f"predictive_{which}": total.sel(quantile=level).values for which, level in quantile.items()}
     values |= {f"model_{which}": predictive[name].sel(quantile=quantile[which]).values for which in ("lower", "upper")}
     attrs = {"units": stream.units, "long_name": LONG_NAMES.get(name, stream.description or name)}
     if name in STANDARD_NAMES:
@@ -145,26 +146,28 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     excess = posterior.excess_cost(PREDICTIVE_DRAWS)
     if excess > 1.5:
-        found.append(f"Draws of the posterior raise J {excess:.1f} times as much as a Gaussian would: the posterior is not Gaussian, and the "
-                     "bands are too wide.")
+        found.append(f"Draws of the posterior raise J {excess:.1f} times as much as a Gaussian would: the posterior is not "
+                     "Gaussian, and the bands are too wide.")
     low, high = (np.asarray(bound) for bound in problem.space.bounds())
     values = np.asarray(problem.space.flatten(result.theta))
     at = [f"{label} = {value:.4g} ({which})"
           for label, value, lower, upper in zip(problem.space.labels, values, low, high, strict=True)
           if (which := near_bound(value, lower, upper))]
     if at:
-        found.append(f"The MAP lies within 1 % of the prior range from a bound for {', '.join(at)}: the data ask for more than the prior allows, "
-                     "or the model makes up for something that it lacks.")
+        found.append(f"The MAP lies within 1 % of the prior range from a bound for {', '.join(at)}: the data ask for more than "
+                     "the prior allows, or the model makes up for something that it lacks.")
     for name, stream in problem.observations.items():
         if stream.time is None:
             continue
         chi_square = float(stream.chi_square(runs["map"][name]))
         if not experiment.estimate_model_error and abs(np.log(chi_square)) > np.log(1.3):
-            found.append(f"Chi-square of {name} is {chi_square:.2f}: its errors R are {'smaller' if chi_square > 1 else 'larger'} than the residuals.")
+            side = "smaller" if chi_square > 1 else "larger"
+            found.append(f"Chi-square of {name} is {chi_square:.2f}: its errors R are {side} than the residuals.")
         memory = residual_memory(stream, runs["map"][name])
         if stream.correlation is None and memory > 1.5:
             found.append(f"Residuals of {name} are correlated over about {memory:.0f} days, but R takes errors as independent: "
-                         f"the posterior is too narrow, by a factor of up to {np.sqrt(memory_inflation(memory)):.1f} in standard deviation.")
+                         "the posterior is too narrow, by a factor of up to "
+                         f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation.")
         failed = int(predictive[name].attrs.get("failed", 0))
         if failed:
             found.append(f"{failed} of {PREDICTIVE_DRAWS} posterior runs of {name} failed and are not in its band.")
@@ -211,7 +214,8 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dic
     if one of them is there and `overwrite` is False.
     """
     folder = check_folder(folder, overwrite)
-    packed = {name: {"zlib": True, "complevel": 4} for name, variable in ds.data_vars.items() if variable.ndim and variable.dtype.kind == "f"}
+    packed = {
+        name: {"zlib": True, "complevel": 4} for name, variable in ds.data_vars.items() if variable.ndim and variable.dtype.kind == "f"}
     with _whole(folder / "posterior.nc") as path:
         ds.to_netcdf(path, engine="netcdf4", encoding=packed)
     with _whole(folder / "parameters.csv") as path:

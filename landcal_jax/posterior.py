@@ -47,7 +47,8 @@ class Posterior(eqx.Module):
         key = jax.random.key(key) if isinstance(key, int) else key
         Z = self.z if draws is None else self.z[:draws]
         out = xr.Dataset(coords={"quantile": list(quantiles)})
-        for (name, members), subkey in zip(self.problem.ensemble(Z).items(), jax.random.split(key, len(self.problem.observations)), strict=True):
+        keys = jax.random.split(key, len(self.problem.observations))
+        for (name, members), subkey in zip(self.problem.ensemble(Z).items(), keys, strict=True):
             stream = self.problem.observations[name]
             good = np.isfinite(members).all(axis=(1, 2))
             noise = np.asarray(jax.random.normal(subkey, members.shape)) * np.asarray(stream.standard_deviation)

@@ -55,12 +55,7 @@ class Problem(eqx.Module):
     @eqx.filter_jit
     def predict(self, z: Array) -> dict[str, Array]:
         """Modelled observations by stream, each (site, n_obs), at the control vector z (n,)."""
-        operators = {name: stream.operator for name, stream in self.observations.items()}
-
-        def run(z):
-            return self.forward(self.space.physical(z), operators)
-
-        return run(z) if self.difference_step is None else _differenced(run, z, self.difference_step)
+        return _run(self, z) if self.difference_step is None else _differenced(z, self)
 
     def residuals(self, z: Array) -> dict[str, Array]:
         """Whitened residuals by term: `prior` is z itself, then one array a stream; zero where nothing was observed."""
@@ -140,23 +135,24 @@ class Problem(eqx.Module):
                 f"observations:\n{indent(self.observations)}\nparameters:\n{indent(self.space)}")
 
 
-def _differenced(function, z: Array, step: float):
-    """`function(z)`, whose derivative is the matrix of forward differences: one run more for every element of z."""
-    shapes = jax.eval_shape(function, z)
-    restore = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))[1]
+def _run(problem: Problem, z: Array) -> dict[str, Array]:
+    operators = {name: stream.operator for name, stream in problem.observations.items()}
+    return problem.forward(problem.space.physical(z), operators)
 
-    @jax.custom_jvp
-    def flat(z):
-        return ravel_pytree(function(z))[0]
 
-    @flat.defjvp
-    def _(primals, tangents):
-        (z,), (tangent,) = primals, tangents
-        value = flat(z)
-        rows = jax.vmap(lambda at: (flat(at) - value) / step)(z + step * jnp.eye(z.size, dtype=z.dtype))
-        return value, tangent @ rows
+@eqx.filter_custom_jvp
+def _differenced(z: Array, problem: Problem) -> dict[str, Array]:
+    """What `_run` gives, with a derivative that is the matrix of forward differences: one run more for every element of z."""
+    return _run(problem, z)
 
-    return restore(flat(z))
+
+@_differenced.def_jvp
+def _differenced_jvp(primals, tangents):
+    (z, problem), (tangent, _) = primals, tangents
+    value = _differenced(z, problem)
+    ahead = jax.vmap(lambda z: _differenced(z, problem))(z + problem.difference_step * jnp.eye(z.size, dtype=z.dtype))
+    along = jax.tree.map(lambda ahead, value: jnp.tensordot(tangent, (ahead - value) / problem.difference_step, 1), ahead, value)
+    return value, along
 
 
 @eqx.filter_jit
@@ -181,8 +177,8 @@ def _in_batches(function, problem: Problem, Z: Array, batch_size: int):
         members = jnp.asarray(Z[start : start + size])
         # The last batch is filled with copies, so that one compiled function serves all.
         filled = jnp.concatenate([members, jnp.broadcast_to(members[:1], (size - len(members), members.shape[1]))])
-        parts.append(jax.tree.map(lambda leaf, n=len(members): np.asarray(leaf)[:n], function(problem, filled)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        parts.append(jax.tree.map(np.asarray, function(problem, filled)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(Z)], *parts)
 
 
 @eqx.filter_jit

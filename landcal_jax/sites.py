@@ -47,9 +47,11 @@ class Sites(eqx.Module):
         Raises ValueError for drivers that `model` refuses, sites of the same name or an unknown label.
         """
         datasets = [datasets] if isinstance(datasets, xr.Dataset) else list(datasets)
-        names = tuple(str(ds["site"].item()) if "site" in ds.coords else f"site {n + 1}" for n, ds in enumerate(datasets))
+        names = tuple(
+            str(ds["site"].item()) if "site" in ds.coords else f"site {n + 1}" for n, ds in enumerate(datasets))
         if not datasets or len(set(names)) < len(names):
-            raise ValueError(complain("one Dataset a site, each with its own name", f"sites {names}", "rename the coordinate `site`"))
+            raise ValueError(complain(
+                "one Dataset a site, each with its own name", f"sites {names}", "rename the coordinate `site`"))
         forcings = _same_fields([model.forcing(dataset) for dataset in datasets])
         lengths = np.array([dataset.sizes["time"] for dataset in datasets])
         longest = int(lengths.max())
@@ -62,9 +64,13 @@ class Sites(eqx.Module):
         days = [dataset.indexes["time"].values.astype("datetime64[D]").astype(int) for dataset in datasets]
         index = {"site": jnp.arange(len(names))}
         for dim, labels in (rows or {}).items():
-            index[dim] = jnp.asarray([_row(dim, label, (coords or {}).get(dim, ()), name) for label, name in zip(labels, names, strict=True)])
-        return cls(
-            forcing=jax.tree.map(stack, *forcings), days=stack(*days), lengths=jnp.asarray(lengths), index=index, names=names)
+            if len(labels) != len(names):
+                raise ValueError(complain(
+                    f"one {dim} for each of {len(names)} sites ({', '.join(names)})", f"{len(labels)}: {', '.join(labels)}", f"correct rows[{dim!r}]"))
+            known = (coords or {}).get(dim, ())
+            index[dim] = jnp.asarray([_row(dim, label, known, name) for label, name in zip(labels, names, strict=True)])
+        forcing = jax.tree.map(stack, *forcings)
+        return cls(forcing=forcing, days=stack(*days), lengths=jnp.asarray(lengths), index=index, names=names)
 
     @property
     def time(self) -> np.ndarray:
@@ -89,6 +95,10 @@ class Sites(eqx.Module):
                     f"sites that know their {missing[0]}, since {name} has dims {declared}", f"indices for {sorted(self.index)}",
                     "give rows= and coords= to Sites.from_datasets"))
             value = jnp.asarray(value)
+            if value.ndim != len(declared):
+                raise ValueError(complain(
+                    f"{name} with the dims {declared}", f"an array of shape {value.shape}",
+                    "declare the dims of every parameter that has some: SiteForward(..., dims={name: parameter.dims})"))
             return value[tuple(self.index[dim] for dim in declared)] if declared else jnp.broadcast_to(value, (len(self.names),))
 
         return {name: at_sites(name, value) for name, value in theta.items()}
@@ -102,7 +112,8 @@ class Sites(eqx.Module):
 
 def _row(dim: str, label: str, labels: Sequence[str], site: str) -> int:
     if label not in labels:
-        raise ValueError(complain(f"a {dim} among {', '.join(labels) or 'none'}", f"{label!r} for site {site}", f"add it to coords[{dim!r}]"))
+        raise ValueError(complain(
+            f"a {dim} among {', '.join(labels) or 'none'}", f"{label!r} for site {site}", f"add it to coords[{dim!r}]"))
     return list(labels).index(label)
 
 

@@ -8,6 +8,7 @@ the progress, the history and the clock are here. The state that a solver carrie
 import abc
 import contextlib
 import enum
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -158,12 +159,10 @@ def solve(
     z0 = _first_guess(problem, z0)
     key = jax.random.key(key) if isinstance(key, int) else key
     max_steps = solver.default_max_steps if max_steps is None else max_steps
-    clock = _Clock()
-    start = solver.starts(problem, z0, key)
-    state, shown = _init(problem, solver, start)
-    history = [shown]
+    clock, done = _Clock(), 0
     with _display(progress) as show:
-        done = 0
+        state, shown = _init(problem, solver, solver.starts(problem, z0, key))
+        history = [shown]
         while done < max_steps and _status(history[-1]) is Status.RUNNING:
             number = min(solver.steps_per_call, max_steps - done)
             state, trail = jax.block_until_ready(_advance(problem, solver, state, jnp.asarray(number)))
@@ -266,18 +265,19 @@ def _display(wanted: bool, patience: float = 2.0):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("J: {task.fields[terms]}"), transient=True)
-    task = bar.add_task("solve", terms="", total=None)
-    began = time.perf_counter()
+                   TextColumn("{task.fields[terms]}"), transient=True)
+    task = bar.add_task("solve", terms="compiling", total=None)
+    timer = threading.Timer(patience, bar.start)
+    timer.daemon = True
+    timer.start()
 
     def show(done, total, terms):
         text = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-        bar.update(task, completed=done, total=total, terms=text)
-        if time.perf_counter() - began > patience and not bar.live.is_started:
-            bar.start()
+        bar.update(task, completed=done, total=total, terms=f"J: {text}")
 
     try:
         yield show
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        timer.cancel()
+        timer.join()
+        bar.stop()

@@ -81,7 +81,9 @@ class Forcing(NamedTuple):
     mean_precipitation: Array | None = None
 
 
-def make_forcing(columns: dict, latitude: float, day: np.ndarray, day_of_year: np.ndarray, pi: float, water: bool) -> Forcing:
+def make_forcing(
+    columns: dict, latitude: float, day: np.ndarray, day_of_year: np.ndarray, pi: float, water: bool
+) -> Forcing:
     """Forcing from plain columns: `day` is the day number of phenology, `day_of_year` that of day length."""
     angle = pi * np.asarray(day) / 365.25
     mean_temperature = np.mean((columns["temperature_min"] + columns["temperature_max"]) / 2)
@@ -105,7 +107,8 @@ def forcing_from_dataset(dataset, step_days: float, pi: float, *, water: bool) -
     for name in names:
         if name not in dataset:
             raise ValueError(complain(
-                f"forcing of {site} with {', '.join(names)}", f"no {name}", "read the file with landcal_jax.io, or add the variable"))
+                f"forcing of {site} with {', '.join(names)}", f"no {name}",
+                "read the file with landcal_jax.io, or add the variable"))
         units = dataset[name].attrs.get("units", "")
         if units != DRIVERS[name]:
             raise ValueError(complain(
@@ -131,24 +134,27 @@ def forcing_from_dataset(dataset, step_days: float, pi: float, *, water: bool) -
 
 def check_ranges(columns: dict, site: str) -> None:
     """Refuse drivers that DALEC cannot run on, naming the first bad step."""
-    colder = columns["temperature_max"] - columns["temperature_min"]
+    spread = columns["temperature_max"] - columns["temperature_min"]
+    light, co2, burned = columns["shortwave"], columns["co2"], columns["burned_fraction"]
     rules = [
-        ("temperature_max at or above temperature_min", colder < 0, colder, "difference", "swap the two columns?"),
-        ("shortwave of 0 or more", columns["shortwave"] < 0, columns["shortwave"], "value", "set night-time offsets to 0"),
-        ("co2 above 50 ppm", columns["co2"] < 50, columns["co2"], "value", "check the units: ppm, not a fraction"),
-        ("burned fraction in 0 to 1", np.abs(columns["burned_fraction"] - 0.5) > 0.5, columns["burned_fraction"], "value", "divide percent by 100"),
+        ("temperature_max at or above temperature_min", spread < 0, spread, "are the two columns swapped?"),
+        ("shortwave of 0 or more", light < 0, light, "set night-time offsets to 0"),
+        ("co2 above 50 ppm", co2 < 50, co2, "check the units: ppm, not a fraction"),
+        ("burned fraction in 0 to 1", np.abs(burned - 0.5) > 0.5, burned, "divide percent by 100"),
     ]
     if "vpd" in columns:
+        rain, dryness = columns["precipitation"], columns["vpd"]
         rules += [
-            ("vapour pressure deficit of 0 or more", columns["vpd"] < 0, columns["vpd"], "value", "set rounding below 0 to 0"),
-            ("precipitation of 0 or more", columns["precipitation"] < 0, columns["precipitation"], "value", "check the units and fill values"),
-            ("some precipitation in the record", np.atleast_1d(np.mean(columns["precipitation"]) <= 0), columns["precipitation"], "value",
-             "DALEC scales respiration by precipitation over its mean; use Dalec2 without water"),
+            ("vapour pressure deficit of 0 or more", dryness < 0, dryness, "set rounding below 0 to 0"),
+            ("precipitation of 0 or more", rain < 0, rain, "check the units and fill values"),
+            ("some precipitation in the record, over whose mean DALEC scales decay", np.full(1, np.mean(rain) <= 0), rain,
+             "check the column, or use Dalec2, which has no water"),
         ]
-    for expected, bad, values, what, advice in rules:
+    for expected, bad, values, advice in rules:
         if bad.any():
             first = int(np.argmax(bad))
-            raise ValueError(complain(f"{expected} at {site}", f"{int(bad.sum())} steps against it, first step {first}: {what} {values[first]:g}", advice))
+            raise ValueError(complain(
+                f"{expected} at {site}", f"{int(bad.sum())} steps against it, the first is step {first} with {values[first]:g}", advice))
 
 
 class Dalec2Output(NamedTuple):

@@ -3,15 +3,19 @@
 `Published` repeats the CARDAMOM code (models 400 and 1005 of CARDAMOM v2.2), quirks included, and exists for comparison
 with its output. `Conserving` is the default that one calibrates with. The differences:
 
-| | `Published` | `Conserving` | why |
-|---|---|---|---|
-| pi | 3.1415927 | pi | the seven digits change results by 1e-8 |
-| litter | respiration and transfer to SOM each take their share of the same pool | one first-order decay exp(-k dt), divided by the rates | two losses can overdraw the pool with long steps or on warm wet days |
-| SOM | (1 - k)^dt | exp(-k dt) | k > 1 d-1, reached on days of heavy rain in model 1005, makes the pool negative |
-| temperature factor of 1005 | exp(Theta (T - Tm/2)) | exp(Theta (T - Tm)) | the half is a slip: rates were meant for the mean temperature (as in model 813) |
-| fire, litter to SOM in 1005 | never filled | filled, as in CARDAMOM v3 | the loop is one pool short; mass is lost |
-| evapotranspiration | not limited by the water there is | at most the water left after drainage and rain | PAW goes negative, then the run is unstable |
-| drainage above half the focal point | share x/(1-x) to PUW | share x | the published share jumps there, drains more than there is, and divides by 0 at x = 1 |
+* pi is 3.1415927 as published, pi here: the seven digits change results by 1e-8.
+* Litter: as published, respiration and transfer to SOM each take their share of the same pool, which long steps or warm
+  wet days overdraw. Here it is one first-order decay exp(-k dt), divided between the two by their rates.
+* SOM: (1 - k)^dt as published; exp(-k dt) here. k > 1 d-1, reached on days of heavy rain in model 1005, would make the
+  pool negative.
+* Temperature factor of 1005: exp(Theta (T - Tm/2)) as published; exp(Theta (T - Tm)) here. The half is a slip: the rates
+  are meant at the mean temperature, as in model 813.
+* Fire in 1005: what it kills of litter never reaches SOM as published (a loop is one pool short, mass is lost); it does
+  here, as in CARDAMOM v3.
+* Evapotranspiration: not limited as published, so that the store goes negative and the run becomes unstable. Here it is
+  at most what drainage leaves and rain brings.
+* Drainage above half the focal point: the share x/(1-x) goes to PUW as published, which jumps there, drains more than
+  there is and divides by 0 at x = 1. Here it is the share x.
 
 Everything else (photosynthesis, phenology, allocation, root and wood turnover, fire) is the same code for both.
 `Conserving` keeps two exact kinks, where the value matters: the stress factor at PAW = wilting point and the limit of
