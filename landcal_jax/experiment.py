@@ -24,7 +24,6 @@ from landcal_jax.model import AbstractModel, Theta
 from landcal_jax.models import DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.observations import Observations, StreamSpec
-from landcal_jax.operators import Pick
 from landcal_jax.parameters import ParameterSpace
 from landcal_jax.posterior import Posterior, laplace
 from landcal_jax.problem import Problem
@@ -133,29 +132,41 @@ def observed_experiment(
     """Calibrate on forcing and flux Datasets in the normal form of `landcal_jax.io`, one site.
 
     The last `held_out_years` calendar years of the forcing are held out. Model error is estimated from residuals.
-    Raises ValueError if a year that is held out or calibrated has no observation of any stream.
+    Raises ValueError if the record is not longer than that, if no stream of the model was observed, or if one was
+    observed in the held-out years only.
     """
     model = DalecWater() if model is None else model
     time = forcing.indexes["time"]
-    first_held_out = np.datetime64(f"{time[-1].year + 1 - held_out_years}-01-01")
-    if first_held_out <= time[0]:
+    first_held_out = _first_held_out(time, held_out_years)
+    known = [name for name in STREAMS if name in model.output_units]
+    present = [name for name in known if name in flux and np.isfinite(flux[name].values).any()]
+    if not present:
         raise ValueError(complain(
-            f"a record longer than the {held_out_years} years held out", f"{time[0]:%Y-%m-%d} to {time[-1]:%Y-%m-%d}",
-            "hold out fewer years"))
-    present = [name for name in STREAMS if name in flux and np.isfinite(flux[name].values).any()]
-    specs = {name: StreamSpec(name, model_error=0.5 * float(np.nanstd(flux[name].values))) for name in present}
+            f"observed {' or '.join(known)} for {type(model).__name__}", f"values of {', '.join(map(str, flux.data_vars)) or 'nothing'}",
+            "check the names of the variables (see landcal_jax.io), or take another model"))
+    # The first guess of the model error is of the calibrated days too: nothing of what is held out may enter J.
+    seen = flux.sel(time=(flux["time"] >= time[0]) & (flux["time"] < first_held_out))
+    for name in present:
+        if not np.isfinite(seen[name].values).any():
+            raise ValueError(complain(f"observed {name} before {first_held_out}", "none", "hold out fewer years, or take another site"))
+    specs = {name: StreamSpec(name, model_error=0.5 * float(np.nanstd(seen[name].values))) for name in present}
     observations = Observations.from_dataset(flux, specs, time=np.asarray(time.values, "datetime64[D]"))
     calibrated, held_out = observations.split(first_held_out)
-    for stream_name, stream in calibrated.items():
-        if int(stream.count) == 0:
-            raise ValueError(complain(
-                f"observed {stream_name} before {first_held_out}", "none", "hold out fewer years, or take another site"))
     site = str(flux["site"].item())
     notes = [*observations.notes, *(f"{ds.attrs.get('title', what)}: {line}" for what, ds in (("forcing", forcing), ("flux", flux))
                                     for line in ds.attrs.get("history", "").splitlines())]
     problem = dalec_problem(forcing, calibrated, model, constraints=constraints)
     return Experiment(
         problem, held_out if held_out_years else None, f"{type(model).__name__} calibrated at {site}", None, True, sources, notes)
+
+
+def _first_held_out(time, years: int) -> np.datetime64:
+    """The first day of the last `years` calendar years; something of the record must lie before it."""
+    first = np.datetime64(f"{time[-1].year + 1 - years}-01-01")
+    if first <= time[0]:
+        raise ValueError(complain(
+            f"a record longer than the {years} years held out", f"{time[0]:%Y-%m-%d} to {time[-1]:%Y-%m-%d}", "hold out fewer years"))
+    return first
 
 
 def twin_experiment(
@@ -166,9 +177,11 @@ def twin_experiment(
 
     Daily NEE and latent heat with errors of 0.6 gC m-2 d-1 and 10 W m-2 (standard deviations), 60 % of the days
     observed. `seed` draws weather, gaps and noise. The truth is `TRUTH`, a temperate deciduous forest.
+    Raises ValueError if as many years are held out as there are.
     """
     model = DalecWater() if model is None else model
     forcing = weather(climate, years=years, seed=seed)
+    first_held_out = _first_held_out(forcing.indexes["time"], held_out_years)
     time = np.asarray(forcing.indexes["time"].values, "datetime64[D]")
     rng = np.random.default_rng(seed)
     empty = {}
@@ -182,13 +195,12 @@ def twin_experiment(
     problem = dalec_problem(forcing, observations, model)
     truth = problem.space.default_theta | {name: jnp.asarray(TRUTH[name]) for name in problem.space.names if name in TRUTH}
     made = testing.twin(problem, problem.space.whiten(truth), key=seed)
-    first_held_out = np.datetime64(f"{forcing.indexes['time'][-1].year + 1 - held_out_years}-01-01")
     calibrated, held_out = made.problem.observations.split(first_held_out)
     if constraints:
         calibrated = _with_constraints(calibrated, model, problem.forward.sites)
     return Experiment(
-        made.problem.with_observations(calibrated), held_out, f"Twin experiment: {type(model).__name__}, {climate.name} weather",
-        made.theta, False, [], [forcing.attrs["title"]])
+        made.problem.with_observations(calibrated), held_out if held_out_years else None,
+        f"Twin experiment: {type(model).__name__}, {climate.name} weather", made.theta, False, [], [forcing.attrs["title"]])
 
 
 def calibrate(
@@ -213,7 +225,7 @@ def calibrate(
         experiment = with_estimated_model_error(experiment, result)
         again = solve(experiment.problem, polish, z0=result.z, key=seed, progress=progress)
         result = _joined(result, again)
-    posterior = laplace(experiment.problem, result, curvature=curvature, widths="measured", draws=draws, key=seed)
+    posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
     about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
     return Calibration(experiment, result, posterior, about)
 
@@ -221,12 +233,12 @@ def calibrate(
 def with_estimated_model_error(experiment: Experiment, result: Result) -> Experiment:
     """The experiment with the model error of each stream that makes its chi-square one at `result`.
 
-    The same error is given to the held-out part. See `Stream.estimate_model_error`.
+    The same error is given to the held-out part. Streams without time, such as constraints, keep theirs. See
+    `Stream.estimate_model_error`.
     """
     predicted = experiment.problem.predict(result.z)
     calibrated, held_out = experiment.problem.observations, experiment.held_out
-    errors = {
-        name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if isinstance(stream.operator, Pick)}
+    errors = {name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if stream.time is not None}
 
     def updated(observations):
         return observations.with_streams({name: observations[name].with_model_error(error) for name, error in errors.items()})

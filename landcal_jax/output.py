@@ -31,7 +31,6 @@ from landcal_jax.solve import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
 LEVELS = (0.05, 0.5, 0.95)
-PREDICTIVE_DRAWS = 200
 STANDARD_NAMES = {"latent_heat": "surface_upward_latent_heat_flux", "sensible_heat": "surface_upward_sensible_heat_flux"}
 LONG_NAMES = {
     "nee": "net ecosystem exchange", "latent_heat": "latent heat flux", "gpp": "gross primary production",
@@ -46,7 +45,7 @@ def dataset(experiment, result, posterior, about) -> xr.Dataset:
     runs = {"prior": problem.predict(prior_z), "map": problem.predict(result.z)}
     held_out = experiment.held_out
     observed = {name: stream for name, stream in problem.observations.items() if stream.time is not None}
-    predictive = posterior.predictive(seed, quantiles=LEVELS, draws=PREDICTIVE_DRAWS)
+    predictive = posterior.predictive(seed, quantiles=LEVELS)
     parts = [_parameters(problem, result, posterior, experiment.truth, seed), posterior.to_xarray(), _cost(result),
              _scores(problem.observations, held_out, runs, tuple(observed))]
     for name, stream in observed.items():
@@ -144,10 +143,11 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     problem, found = experiment.problem, []
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
-    excess = posterior.excess_cost(PREDICTIVE_DRAWS)
-    if excess > 1.5:
-        found.append(f"Draws of the posterior raise J {excess:.1f} times as much as a Gaussian would: the posterior is not "
-                     "Gaussian, and the bands are too wide.")
+    excess = posterior.excess_cost()
+    if excess > 2:
+        found.append(f"The posterior is not Gaussian: its draws raise J {excess:.0f} times as much as they should. Intervals of single "
+                     "parameters and the bands (propagated by the tangent-linear model) are approximate, and a draw is no credible "
+                     "set of parameters.")
     low, high = (np.asarray(bound) for bound in problem.space.bounds())
     values = np.asarray(problem.space.flatten(result.theta))
     at = [f"{label} = {value:.4g} ({which})"
@@ -170,7 +170,7 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
                          f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation.")
         failed = int(predictive[name].attrs.get("failed", 0))
         if failed:
-            found.append(f"{failed} of {PREDICTIVE_DRAWS} posterior runs of {name} failed and are not in its band.")
+            found.append(f"{failed} posterior runs of {name} failed and are not in its band.")
     return found
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
+from scipy.special import ndtri
 
 from landcal_jax.errors import complain
 from landcal_jax.problem import Problem, costs
@@ -19,8 +20,8 @@ from landcal_jax.solve import Result
 class Posterior(eqx.Module):
     """Draws from a posterior, with labels and units.
 
-    `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z, exact for a Gaussian
-    approximation and of the sample otherwise. `method`: how it was made, in words.
+    `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z. `gaussian`: whether centre
+    and covariance are the posterior, of which the draws are a sample. `method`: how it was made, in words.
     """
 
     problem: Problem
@@ -28,6 +29,7 @@ class Posterior(eqx.Module):
     centre: Array
     covariance: Array
     method: str = eqx.field(static=True)
+    gaussian: bool = eqx.field(static=True, default=False)
 
     def theta(self) -> dict[str, Array]:
         """Draws of the physical parameters: name -> (draw, *dims)."""
@@ -37,33 +39,57 @@ class Posterior(eqx.Module):
         """Draws of the free physical parameters, (draw, n) in the order of `space.labels`."""
         return np.asarray(jax.vmap(lambda z: self.problem.space.flatten(self.problem.space.physical(z)))(self.z))
 
-    def predictive(self, key: Array | int, *, quantiles=(0.05, 0.5, 0.95), draws: int | None = None) -> xr.Dataset:
+    def predictive(self, key: Array | int = 0, *, quantiles=(0.05, 0.5, 0.95), draws: int | None = None) -> xr.Dataset:
         """Uncertainty propagated to every observed quantity.
 
         Returns for each stream `<stream>` (quantile, site, <stream>_obs), with parameter uncertainty only, and
-        `<stream>_total`, with observation and model error added: what a new observation should fall into. `draws`
-        bounds the number of model runs. Members that fail are left out and counted in the attribute `failed`.
+        `<stream>_total`, with observation and model error added: what a new observation should fall into.
+
+        A Gaussian approximation is propagated through the tangent-linear model at its centre, H B' H' of the
+        textbooks, for one tangent a parameter. Running its draws through the model instead would be wrong where the
+        model is not linear: they lie where J is far too high (see `excess_cost`; Immer et al. 2021, AISTATS 130, 703).
+        Draws of any other posterior, or of this one if a number of `draws` is given, are run; `key` draws their
+        observation errors. Members that fail are left out and counted in the attribute `failed`.
         """
-        key = jax.random.key(key) if isinstance(key, int) else key
-        Z = self.z if draws is None else self.z[:draws]
+        if self.gaussian and draws is None:
+            bands = self._linear_bands(np.asarray(quantiles))
+        else:
+            bands = self._sampled_bands(jax.random.key(key) if isinstance(key, int) else key, quantiles, draws)
         out = xr.Dataset(coords={"quantile": list(quantiles)})
-        keys = jax.random.split(key, len(self.problem.observations))
-        for (name, members), subkey in zip(self.problem.ensemble(Z).items(), keys, strict=True):
-            stream = self.problem.observations[name]
-            good = np.isfinite(members).all(axis=(1, 2))
-            noise = np.asarray(jax.random.normal(subkey, members.shape)) * np.asarray(stream.standard_deviation)
+        for name, (parameters, total, failed) in bands.items():
             dims = ("quantile", "site", f"{name}_obs")
-            attrs = {"units": stream.units, "failed": int((~good).sum())}
-            out[name] = dims, np.quantile(members[good], quantiles, axis=0), attrs
-            out[f"{name}_total"] = dims, np.quantile(members[good] + noise[good], quantiles, axis=0), attrs
+            attrs = {"units": self.problem.observations[name].units, "failed": failed}
+            out[name], out[f"{name}_total"] = (dims, parameters, attrs), (dims, total, attrs)
         return out
 
-    def excess_cost(self, draws: int = 200) -> float:
-        """Median rise of J of the draws above the centre, over n/2, what it is for a Gaussian: near 1 is right.
+    def _linear_bands(self, quantiles):
+        centre, variance = _propagate(self.problem, self.centre, jnp.linalg.cholesky(self.covariance).T)
+        steps = ndtri(quantiles)[:, None, None]
+        bands = {}
+        for name, stream in self.problem.observations.items():
+            mean, spread = np.asarray(centre[name]), np.asarray(variance[name])
+            total = np.sqrt(spread + np.asarray(stream.standard_deviation) ** 2)
+            bands[name] = mean + steps * np.sqrt(spread), mean + steps * total, 0
+        return bands
 
-        Far above 1 the draws lie where J is high: the posterior is not Gaussian in z, and the draws are too wide.
+    def _sampled_bands(self, key, quantiles, draws):
+        bands = {}
+        keys = jax.random.split(key, len(self.problem.observations))
+        for (name, members), subkey in zip(self.problem.ensemble(self.z[:draws]).items(), keys, strict=True):
+            good = np.isfinite(members).all(axis=(1, 2))
+            noise = np.asarray(jax.random.normal(subkey, members.shape))
+            noise = noise * np.asarray(self.problem.observations[name].standard_deviation)
+            both = (np.quantile(values[good], quantiles, axis=0) for values in (members, members + noise))
+            bands[name] = *both, int((~good).sum())
+        return bands
+
+    def excess_cost(self, draws: int = 200) -> float:
+        """Median rise of J from the centre to the draws, over n/2, what it is for a Gaussian: near 1 is right.
+
+        Far above 1 the posterior is not Gaussian in z. Intervals of single parameters may still hold, but a draw is then no
+        credible set of parameters: run a sampler on `problem.log_density` where you need such sets.
         """
-        rise = costs(self.problem, np.asarray(self.z[:draws])) - float(self.problem.cost(jnp.asarray(self.centre)))
+        rise = costs(self.problem, np.asarray(self.z[:draws])) - float(self.problem.cost(self.centre))
         return float(np.median(np.where(np.isfinite(rise), rise, np.inf)) / (0.5 * self.z.shape[1]))
 
     def to_xarray(self) -> xr.Dataset:
@@ -77,49 +103,39 @@ class Posterior(eqx.Module):
 
 
 def laplace(
-    problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", widths: str = "curvature",
-    draws: int = 1000, key: Array | int = 0,
+    problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", draws: int = 1000, key: Array | int = 0
 ) -> Posterior:
     """Gaussian approximation of the posterior at the MAP: N(z_map, A^-1), A the curvature of J in z.
 
     `curvature`: "gauss-newton", I + G'G, always positive definite (B' = (H'R^-1 H + B^-1)^-1 of the textbooks), or
     "hessian", the full second derivative, which also sees how G changes. `result`: a Result, or z itself (n,).
 
-    `widths`: "curvature" draws from that Gaussian. "measured" draws from a split normal (Geweke 1989, Econometrica 57,
-    1317): along each axis of A, to either side, the width is such that J rises by 1/2 one of them away, for 2n runs
-    more. Where J is quadratic both are the same. Where it is not, as for models with thresholds and bounds, draws of the
-    plain Gaussian can fit far worse than the posterior allows; `Posterior.excess_cost` measures it.
-
-    Raises ValueError for another word, or where the full Hessian is not positive definite: there z is not a minimum.
+    Raises ValueError for another curvature, or where the full Hessian is not positive definite: there z is not a minimum.
     """
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
     matrices = {"gauss-newton": _gauss_newton, "hessian": _hessian}
-    if curvature not in matrices or widths not in ("curvature", "measured"):
-        raise ValueError(complain(
-            'curvature "gauss-newton" or "hessian", widths "curvature" or "measured"', f"{curvature!r}, {widths!r}", "one of these"))
+    if curvature not in matrices:
+        raise ValueError(complain('curvature "gauss-newton" or "hessian"', repr(curvature), "one of the two"))
     values, vectors = np.linalg.eigh(np.asarray(matrices[curvature](problem, z)))
     if not np.isfinite(values).all() or values[0] <= 0:
         raise ValueError(complain(
             "a positive definite Hessian at the MAP", f"smallest eigenvalue {values[0]:.3g}",
             'solve on to a minimum (smaller tolerance, other starts), or curvature="gauss-newton"'))
-    axes = (vectors / np.sqrt(values)).T
-    scale = np.ones((2, z.size)) if widths == "curvature" else _measured_widths(problem, np.asarray(z), axes)
+    root = vectors / np.sqrt(values)
     key = jax.random.key(key) if isinstance(key, int) else key
-    noise = np.asarray(jax.random.normal(key, (draws, z.size), dtype=z.dtype))
-    spread = np.sqrt(0.5 * (scale**2).sum(axis=0))[:, None] * axes
-    method = f"Laplace ({curvature}" + (")" if widths == "curvature" else ", widths measured on J)")
-    return Posterior(
-        problem, jnp.asarray(np.asarray(z) + np.where(noise > 0, scale[0] * noise, scale[1] * noise) @ axes), z,
-        jnp.asarray(spread.T @ spread), method)
+    noise = jax.random.normal(key, (draws, z.size), dtype=z.dtype)
+    return Posterior(problem, z + noise @ root.T, z, jnp.asarray(root @ root.T), f"Laplace ({curvature})", gaussian=True)
 
 
-def _measured_widths(problem: Problem, z: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Factor on each axis (row) to either side, (2, n): one over the square root of twice the rise of J at its end."""
-    ends = np.concatenate([z + axes, z - axes])
-    rise = costs(problem, ends) - costs(problem, z[None])
-    # A failed run is as far as one can be from the posterior; a flat or falling J is bounded by three widths.
-    rise = np.where(np.isfinite(rise), rise, np.inf)
-    return np.clip(1 / np.sqrt(2 * np.maximum(rise, 1e-3)), 1e-3, 3.0).reshape(2, -1)
+@eqx.filter_jit
+def _propagate(problem: Problem, z: Array, directions: Array):
+    """Predictions at z by stream, and the sum of squares of their derivatives along each row of `directions`."""
+    def along(direction):
+        return jax.jvp(problem.predict, (z,), (direction,))[1]
+
+    # A batch at a time, and only the sum is kept: hundreds of parameters times a long record need not fit in memory.
+    squares = jax.lax.map(lambda row: jax.tree.map(jnp.square, along(row)), directions, batch_size=min(64, len(directions)))
+    return problem.predict(z), jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), squares)
 
 
 @eqx.filter_jit
