@@ -122,7 +122,10 @@ def pulse(lifespan: Array, period: Array, day: Array, pi: float) -> Pulse:
     width = period * 2**0.5 / 2
     log_rest = jnp.log(lifespan - 1)
     fall = (jnp.log(lifespan) - log_rest) / 2
-    offset = width * jnp.polyval(jnp.asarray(OFFSET_POLYNOMIAL), log_rest)
+    polynomial = 0.0
+    for coefficient in OFFSET_POLYNOMIAL:  # Horner's rule: jnp.polyval traces a loop of its own, which takes longer
+        polynomial = polynomial * log_rest + coefficient
+    offset = width * polynomial
     phase, sharpness = (day - offset) / season, season / width
     return Pulse(2 / pi**0.5 * fall / width, sharpness * jnp.cos(phase), sharpness * jnp.sin(phase))
 
@@ -163,16 +166,17 @@ def carbon_step(constants, pools: Carbon, production, pulses, litter_losses, som
         wood=pools.wood + (to_wood - wood_litter) * days,
         litter=pools.litter + (fall + root_litter - litter_respiration - litter_to_som) * days,
         som=pools.som + (litter_to_som - som_respiration + wood_litter) * days)
-    after, burnt, killed = fire(grown, burning, days)
+    after, total, burnt, killed = fire(grown, burning, days)
     return after, CarbonFluxes(
         gross, factor, respired, to_foliar, to_labile, to_root, to_wood, release, fall_factor, fall, wood_litter,
-        root_litter, litter_respiration, som_respiration, litter_to_som, release_factor, sum(burnt), burnt, killed)
+        root_litter, litter_respiration, som_respiration, litter_to_som, release_factor, total, burnt, killed)
 
 
-def fire(pools: Carbon, burning, days) -> tuple[Carbon, Carbon, Carbon]:
-    """Pools after a fire, carbon burnt and carbon killed [gC m-2 d-1] by pool."""
+def fire(pools: Carbon, burning, days) -> tuple[Carbon, Array, Carbon, Carbon]:
+    """Pools after a fire, all carbon burnt, carbon burnt by pool and carbon killed by pool [gC m-2 d-1]."""
     if burning is None:
-        return pools, Carbon(*[jnp.zeros_like(pools.labile)] * 6), Carbon(*[jnp.zeros_like(pools.labile)] * 6)
+        zero = jnp.zeros_like(pools.labile)
+        return pools, zero, Carbon(*[zero] * 6), Carbon(*[zero] * 6)
     burnt_fraction, combustion, resilience, litter_to_som = burning
     burnt = Carbon(*(burnt_fraction * share for share in combustion))
     killed = Carbon(*(burnt_fraction * (1 - share) * (1 - resilience) for share in combustion))
@@ -184,4 +188,4 @@ def fire(pools: Carbon, burning, days) -> tuple[Carbon, Carbon, Carbon]:
     burnt, killed = (Carbon(*(pool * share / days for pool, share in zip(pools, part, strict=True))) for part in (burnt, killed))
     return after._replace(
         litter=after.litter + (killed.labile + killed.foliar + killed.root) * days,
-        som=after.som + (killed.wood + killed.litter) * days), burnt, killed
+        som=after.som + (killed.wood + killed.litter) * days), sum(burnt), burnt, killed
