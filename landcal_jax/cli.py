@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +58,8 @@ def calibrate(
     solver: Annotated[Solver, typer.Option(help="How J is minimised.")] = Solver.LEVENBERG_MARQUARDT,
     starts: Annotated[int, typer.Option(help="Number of starting points; 1 starts from the prior median only.", min=1)] = 16,
     posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
-    held_out_years: Annotated[int, typer.Option(help="Last years of the record that the calibration does not see.", min=0)] = 3,
+    held_out_years: Annotated[int | None, typer.Option(
+        help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
     constraints: Annotated[bool, typer.Option("--constraints", help="Add the ecological constraints of DALEC to J.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are in the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -74,16 +76,19 @@ def calibrate(
     from landcal_jax import output
 
     said = Console(quiet=quiet)
-    _check_free(out, overwrite)
     if (forcing is None) != (flux is None) or (site and forcing):
+        given = [option for option, value in (("--site", site), ("--forcing", forcing), ("--flux", flux)) if value]
         raise ValueError(complain(
-            "--site NAME, or --forcing FILE with --flux FILE, or none of them", "another combination", "landcal calibrate --help"))
+            "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
+            "landcal calibrate --help"))
+    choices = {"constraints": constraints} | ({} if held_out_years is None else {"held_out_years": held_out_years})
     if site:
-        made = workflow.site_experiment(site, held_out_years=held_out_years, constraints=constraints, progress=not quiet)
+        made = workflow.site_experiment(site, progress=not quiet, **choices)
     elif forcing:
-        made = _own_files(forcing, flux, held_out_years, constraints)
+        made = _own_files(forcing, flux, choices)
     else:
-        made = workflow.twin_experiment(seed, held_out_years=min(held_out_years, 2), constraints=constraints)
+        made = workflow.twin_experiment(seed, **choices)
+    _check_free(out, overwrite)
     said.print(made.title, style="bold", highlight=False)
     said.print(str(made.problem.observations), highlight=False, markup=False)
     for citation in dict.fromkeys(line for source in made.sources for line in source["citation"].splitlines()):
@@ -135,10 +140,13 @@ def sites() -> None:
     """List the public sites of the catalogue with what their files are."""
     from landcal_jax import data
 
-    table = Table("site", "land cover", "fluxes", "drivers", "licence of the fluxes")
+    table = Table("site", "land cover", "fluxes", "drivers", box=box.SIMPLE_HEAD)
+    table.columns[2].overflow = "fold"
     for site in data.sites():
-        table.add_row(site.name, site.igbp, Path(site.flux.path).name, Path(site.forcing.path).name, site.flux.licence)
+        table.add_row(site.name, site.igbp, Path(site.flux.path).name, "/".join(Path(site.forcing.path).parts[-2:]))
     console.print(table)
+    for licence in dict.fromkeys(site.flux.licence for site in data.sites()):
+        console.print(f"Licence of the fluxes: {licence}", highlight=False, markup=False)
 
 
 def shipped_problems() -> dict:
@@ -150,7 +158,7 @@ def shipped_problems() -> dict:
     return {type(model).__name__: twin_experiment(0, years=2, held_out_years=1, model=model).problem for model in models}
 
 
-def _own_files(forcing: Path, flux: Path, held_out_years: int, constraints: bool):
+def _own_files(forcing: Path, flux: Path, choices: dict):
     from landcal_jax import io
     from landcal_jax.experiment import observed_experiment
     from landcal_jax.io.checks import sha256
@@ -159,7 +167,7 @@ def _own_files(forcing: Path, flux: Path, held_out_years: int, constraints: bool
     sources = [
         {"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
          "citation": ds.attrs.get("references", "")} for path, ds in ((forcing, drivers), (flux, fluxes))]
-    return observed_experiment(drivers, fluxes, held_out_years=held_out_years, constraints=constraints, sources=sources)
+    return observed_experiment(drivers, fluxes, sources=sources, **choices)
 
 
 def _solver(name: Solver, starts: int):
@@ -181,10 +189,14 @@ def _load(target: str):
     from landcal_jax.problem import Problem
 
     path, _, name = target.rpartition(":")
-    if not path.endswith(".py") or not Path(path).is_file():
+    if not path.endswith(".py"):
         raise ValueError(complain("FILE.py:name, a Problem in a Python file", repr(target), "landcal check mymodel.py:problem"))
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if not Path(path).is_file():
+        raise ValueError(complain(f"a Python file {path}", "no such file", f"check the name; the folder here is {Path.cwd()}"))
+    spec = importlib.util.spec_from_file_location(f"_landcal_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
+    # Classes look their module up by its name, as dataclasses do for annotations that are text.
+    sys.modules[spec.name] = module
     sys.path.insert(0, str(Path(path).resolve().parent))
     spec.loader.exec_module(module)
     if not hasattr(module, name):
@@ -207,7 +219,12 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 def _scores(dataset) -> Table:
     """RMSE before and after, by stream and period."""
-    table = Table("stream", "period", "days", "RMSE before", "RMSE after", "r before", "r after", "chi-square")
+    # Without lines between the columns it fits into a terminal of 80 characters.
+    table = Table(
+        "stream", "period", "days", "RMSE\nbefore", "RMSE\nafter", "r\nbefore", "r\nafter", "chi-\nsquare",
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in table.columns:
+        column.no_wrap = True
     for stream in dataset["stream"].values:
         for period in dataset["period"].values:
             one = dataset["score"].sel(stream=stream, period=period).isel(site=0)
@@ -217,7 +234,8 @@ def _scores(dataset) -> Table:
                 unit = dataset[f"{stream}_observed"].attrs["units"]
                 table.add_row(
                     f"{stream} \\[{unit}]", str(period).replace("_", " "), f"{value['posterior', 'n']:.0f}",
-                    *(f"{value[stage, metric]:.3g}" for metric in ("rmse", "r") for stage in ("prior", "posterior")),
+                    *(f"{value[stage, 'rmse']:.3g}" for stage in ("prior", "posterior")),
+                    *(f"{value[stage, 'r']:.2f}" for stage in ("prior", "posterior")),
                     f"{value['posterior', 'chi_square']:.2f}")
     return table
 

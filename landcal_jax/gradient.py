@@ -19,12 +19,13 @@ from jax import Array
 from scipy.special import ndtri
 
 from landcal_jax.errors import complain
-from landcal_jax.problem import Problem, costs
+from landcal_jax.problem import Linearisation, Problem, costs
 from landcal_jax.solve import AbstractGradientSolver, Counts, Progress, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 STEP_FRACTIONS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
-STALL_LIMIT = 4  # steps without a decrease before a solver gives up; the damping has grown a million times by then
+DAMPING_GROWTH = 1e4  # after a step without decrease: the next dampings begin where the last ones ended
+STALL_LIMIT = 4  # steps without a decrease before a solver gives up; the damping has grown 1e14 times by then
 
 
 class LeastSquaresState(eqx.Module):
@@ -59,10 +60,11 @@ class GaussNewton(AbstractGradientSolver):
         return _least_squares_start(problem, z)
 
     def step(self, problem, state):
-        def directions(system, _):
-            full = system.solve(jnp.zeros(1))
-            fractions = jnp.asarray(STEP_FRACTIONS)
-            return fractions[:, None] * full, jnp.zeros_like(fractions), full[0]
+        def directions(system):
+            full, work = system.solve(jnp.zeros(1))
+            # After a step without decrease the next fractions begin where the last ones ended.
+            fractions = jnp.asarray(STEP_FRACTIONS) * STEP_FRACTIONS[-1] ** state.stalled
+            return fractions[:, None] * full, jnp.zeros_like(fractions), full[0], work
 
         return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
 
@@ -90,10 +92,10 @@ class LevenbergMarquardt(AbstractGradientSolver):
         return _least_squares_start(problem, z)
 
     def step(self, problem, state):
-        def directions(system, damping):
-            dampings = damping * jnp.asarray(DAMPING_FACTORS)
-            steps = system.solve(dampings)
-            return steps, dampings, steps[0]
+        def directions(system):
+            dampings = state.damping * jnp.asarray(DAMPING_FACTORS)
+            steps, work = system.solve(dampings)
+            return steps, dampings, steps[0], work
 
         return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
 
@@ -116,37 +118,37 @@ class _DenseSystem(eqx.Module):
         return cls(jacobian.T @ r, jnp.maximum(values, 1.0), vectors)
 
     def solve(self, dampings):
-        return -(self.vectors.T @ self.gradient / (self.values + dampings[:, None])) @ self.vectors.T
-
-    def work(self, n):
-        return Counts.of(forward=1, jvp=n)
+        """Steps (damping, n), and the work of the Jacobian and of the solve."""
+        steps = -(self.vectors.T @ self.gradient / (self.values + dampings[:, None])) @ self.vectors.T
+        return steps, Counts.of(forward=1, jvp=self.gradient.size)
 
 
 class _MatrixFreeSystem(eqx.Module):
     """The same by conjugate gradients on tangent and adjoint products, for many parameters."""
 
-    problem: Problem
-    z: Array
+    linear: Linearisation
     gradient: Array
+    products: int = eqx.field(static=True)  # an iteration: one tangent and one adjoint, none where all tangents are differences at hand
 
     @classmethod
     def at(cls, problem, z):
         linear = problem.linearise(z)
-        return cls(problem, z, linear.vjp(linear.r))
+        return cls(linear, linear.vjp(linear.r), 2 if problem.difference_step is None else 0)
 
     def solve(self, dampings):
-        linear = self.problem.linearise(self.z)
-        structure = jax.ShapeDtypeStruct(self.z.shape, self.z.dtype)
+        """Steps (damping, n), and the work of the gradient and of the solve."""
+        structure = jax.ShapeDtypeStruct(self.gradient.shape, self.gradient.dtype)
+        conjugate = lx.CG(rtol=1e-6, atol=1e-12, max_steps=4 * self.gradient.size)
 
         def one(damping):
             operator = lx.FunctionLinearOperator(
-                lambda v: linear.vjp(linear.jvp(v)) + damping * v, structure, lx.positive_semidefinite_tag)
-            return lx.linear_solve(operator, -self.gradient, lx.CG(rtol=1e-6, atol=1e-12, max_steps=4 * self.z.size), throw=False).value
+                lambda v: self.linear.vjp(self.linear.jvp(v)) + damping * v, structure, lx.positive_semidefinite_tag)
+            solution = lx.linear_solve(operator, -self.gradient, conjugate, throw=False)
+            return solution.value, solution.stats["num_steps"]
 
-        return jax.vmap(one)(dampings)
-
-    def work(self, n):
-        return Counts.of(forward=1, gradient=1, jvp=2 * n)
+        steps, iterations = jax.vmap(one)(dampings)
+        # All dampings iterate until the last has converged.
+        return steps, Counts.of(gradient=1, jvp=self.products * dampings.size * jnp.max(iterations))
 
 
 def _least_squares_start(problem: Problem, z: Array) -> LeastSquaresState:
@@ -159,7 +161,7 @@ def _least_squares_start(problem: Problem, z: Array) -> LeastSquaresState:
 def _least_squares_step(problem, state, directions, tolerance, dense_limit):
     def advance(state):
         system = (_DenseSystem if state.z.size <= dense_limit else _MatrixFreeSystem).at(problem, state.z)
-        steps, dampings, newton = directions(system, state.damping)
+        steps, dampings, newton, work = directions(system)
         before = sum(state.terms.values())
         expected = -0.5 * system.gradient @ newton
         trials = jax.vmap(problem.terms)(state.z + steps)
@@ -169,12 +171,13 @@ def _least_squares_step(problem, state, directions, tolerance, dense_limit):
         stalled = jnp.where(better, 0, state.stalled + 1)
         converged = expected <= tolerance * jnp.maximum(1.0, before)
         status = jnp.where(converged, Status.CONVERGED, jnp.where(stalled >= STALL_LIMIT, Status.NO_DECREASE, Status.RUNNING))
-        chosen = jnp.clip(jnp.where(better, dampings[best], state.damping * 100), 1e-4, 1e12)
+        status = jnp.where(jnp.isfinite(expected), status, Status.NOT_FINITE)
+        chosen = jnp.clip(jnp.where(better, dampings[best], state.damping * DAMPING_GROWTH), 1e-4, 1e12)
         pick = jnp.where(better, best, 0)
         return LeastSquaresState(
             jnp.where(better, state.z + steps[pick], state.z),
             {name: jnp.where(better, values[pick], state.terms[name]) for name, values in trials.items()},
-            chosen, stalled, status, state.counts + system.work(state.z.size) + Counts.of(forward=len(steps)))
+            chosen, stalled, status, state.counts + work + Counts.of(forward=len(steps)))
 
     return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
 
@@ -218,10 +221,12 @@ class LBFGS(AbstractGradientSolver):
         value_and_grad = optax.value_and_grad_from_state(problem.cost)
 
         def update(z, inner):
+            # The gradient comes from the last line search; before the first one there is none.
+            missing = jnp.where(jnp.isfinite(optax.tree.get(inner, "value")), 0, 1)
             value, gradient = value_and_grad(z, state=inner)
             updates, inner = self.optimiser.update(gradient, inner, z, value=value, grad=gradient, value_fn=problem.cost)
             searched = optax.tree.get(inner, "info").num_linesearch_steps
-            return gradient, updates, inner, Counts.of() + Counts(searched * 0 + 1, searched, searched * 0)
+            return gradient, updates, inner, Counts.of(forward=1, gradient=searched + missing)
 
         return _first_order_step(problem, state, update, self.tolerance, stall_limit=3)
 
@@ -232,7 +237,8 @@ class LBFGS(AbstractGradientSolver):
 class Optax(AbstractGradientSolver):
     """Any optax optimiser: `Optax(optax.adam(1e-2))`. The best point seen is the result.
 
-    `tolerance` as in `LBFGS`; first-order methods rarely reach it and end at `max_steps`.
+    `tolerance` as in `LBFGS`; first-order methods rarely reach it and end at `max_steps`. Runs of a line search inside
+    the optimiser are not counted.
     """
 
     optimiser: optax.GradientTransformation
@@ -249,7 +255,9 @@ class Optax(AbstractGradientSolver):
     def step(self, problem, state):
         def update(z, inner):
             value, gradient = jax.value_and_grad(problem.cost)(z)
-            updates, inner = self.optimiser.update(gradient, inner, z)
+            # Those with a line search need more than the gradient.
+            update = optax.with_extra_args_support(self.optimiser).update
+            updates, inner = update(gradient, inner, z, value=value, grad=gradient, value_fn=problem.cost)
             return gradient, updates, inner, Counts.of(forward=1, gradient=1)
 
         return _first_order_step(problem, state, update, self.tolerance, stall_limit=self.default_max_steps)
@@ -275,6 +283,9 @@ def _first_order_step(problem, state, update, tolerance, stall_limit):
         stalled = jnp.where(cost < best - 1e-13 * jnp.abs(best), 0, state.stalled + 1)
         small = 0.5 * gradient @ gradient <= tolerance * jnp.maximum(1.0, best)
         status = jnp.where(small, Status.CONVERGED, jnp.where(stalled >= stall_limit, Status.NO_DECREASE, Status.RUNNING))
+        # J has left what can be run, or it has no derivative though it is finite.
+        strayed = jnp.where(jnp.any(state.z != state.best_z), Status.NO_DECREASE, Status.NOT_FINITE)
+        status = jnp.where(jnp.all(jnp.isfinite(gradient)), status, strayed)
         keep = (z, terms), (state.best_z, state.best_terms)
         best_z, best_terms = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
         return FirstOrderState(z, best_z, best_terms, inner, stalled, status, state.counts + work)
@@ -359,7 +370,7 @@ class MultiStart(AbstractGradientSolver):
         shown = jax.vmap(self.solver.progress)(state.starts)
         best = jnp.argmin(self._costs(state.starts))
         running = jnp.any(shown.status == Status.RUNNING)
-        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=self.candidates or 0)
+        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=max(self.number - 1, self.candidates) if self.candidates else 0)
         return Progress(
             shown.z[best], {name: values[best] for name, values in shown.terms.items()},
             jnp.where(running, Status.RUNNING, shown.status[best]), counts)

@@ -3,7 +3,7 @@
 posterior.nc holds everything that the report shows, so a report can be made again from it. Dimensions: `parameter`
 (labels such as "lma" or "lma[DBF]"), `draw`, `iteration`, `term`, `stream`, `site`, `period`, `stage`, `metric` and one time
 axis a stream. Draws are there twice, as `theta(draw, parameter)` for figures and as one variable a parameter with its own
-dimensions and units.
+dimensions and units (called "map_draws" where a parameter has the name of something else in the file, such as "map").
 """
 
 import contextlib
@@ -46,10 +46,13 @@ def dataset(experiment, result, posterior, about) -> xr.Dataset:
     held_out = experiment.held_out
     observed = {name: stream for name, stream in problem.observations.items() if stream.time is not None}
     predictive = posterior.predictive(seed, quantiles=LEVELS)
-    parts = [_parameters(problem, result, posterior, experiment.truth, seed), posterior.to_xarray(), _cost(result),
+    parts = [_parameters(problem, result, posterior, experiment.truth, seed), _cost(result),
              _scores(problem.observations, held_out, runs, tuple(observed))]
     for name, stream in observed.items():
         parts.append(_series(name, stream, None if held_out is None else held_out[name], runs, predictive))
+    draws = posterior.to_xarray()
+    taken = {name for part in parts for name in (*part.variables, *part.dims)}
+    parts.append(draws.rename({name: f"{name}_draws" for name in draws.data_vars if name in taken}))
     ds = xr.merge(parts, combine_attrs="override", compat="no_conflicts", join="outer")
     ds = ds.assign_coords(site=list(problem.observations.sites))
     ds.attrs = _attributes(experiment, result, posterior, about, warnings(experiment, result, posterior, runs, predictive))
@@ -135,7 +138,8 @@ def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr
     ds = xr.Dataset({f"{name}_{kind}": (dims, np.asarray(array), attrs) for kind, array in values.items()})
     after = np.arange(mask.shape[1]) >= first_held[:, None]
     ds[f"{name}_held_out"] = dims, after, {"long_name": "step of the held-out period"}
-    return ds.assign_coords({f"{name}_time": longest})
+    of_time = {"standard_name": "time", "long_name": f"start of the step of {name}", "axis": "T"}
+    return ds.assign_coords({f"{name}_time": (f"{name}_time", longest, of_time)})
 
 
 def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
@@ -228,14 +232,19 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dic
 def check_folder(folder: str | Path, overwrite: bool = False) -> Path:
     """Make sure that results can go into `folder`, and make it.
 
-    Raises FileExistsError if results are there and `overwrite` is False, PermissionError if it cannot be written to.
+    Raises FileExistsError if results are there and `overwrite` is False, PermissionError if it cannot be written to,
+    another OSError if it cannot be made.
     """
     folder = Path(folder)
     present = [name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
         raise FileExistsError(complain(
             f"a folder without results at {folder}", f"{', '.join(present)} in it", "another folder (--out), or overwrite (--overwrite)"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise type(error)(complain(f"a folder that can be made at {folder}", reason, "another folder (--out)")) from error
     if not os.access(folder, os.W_OK):
         raise PermissionError(complain(f"a folder that can be written to at {folder}", "no permission", "another folder (--out)"))
     return folder

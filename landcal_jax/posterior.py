@@ -76,9 +76,14 @@ class Posterior(eqx.Module):
         bands = {}
         keys = jax.random.split(key, len(self.problem.observations))
         for (name, members), subkey in zip(self.problem.ensemble(self.z[:draws]).items(), keys, strict=True):
-            good = np.isfinite(members).all(axis=(1, 2))
-            noise = np.asarray(jax.random.normal(subkey, members.shape))
-            noise = noise * np.asarray(self.problem.observations[name].standard_deviation)
+            stream = self.problem.observations[name]
+            finite = np.isfinite(members)
+            # A place that no member fills and nobody observed, such as a window without steps, is no failure.
+            good = (finite | ~(finite.any(axis=0) | np.asarray(stream.mask))).all(axis=(1, 2))
+            if not good.any():
+                raise ValueError(complain(
+                    f"a draw whose run gives finite {name}", f"{len(good)} runs that all fail", "landcal_jax.testing.check(problem)"))
+            noise = np.asarray(jax.random.normal(subkey, members.shape)) * np.asarray(stream.standard_deviation)
             both = (np.quantile(values[good], quantiles, axis=0) for values in (members, members + noise))
             bands[name] = *both, int((~good).sum())
         return bands
@@ -99,7 +104,8 @@ class Posterior(eqx.Module):
             name: (("draw", *parameters[name].dims), np.asarray(values),
                    {"units": parameters[name].units, "long_name": parameters[name].description or name})
             for name, values in self.theta().items()}
-        return xr.Dataset(data, coords=self.problem.space.coords, attrs={"posterior_method": self.method})
+        coords = {dim: list(labels) for dim, labels in self.problem.space.coords.items()}
+        return xr.Dataset(data, coords=coords, attrs={"posterior_method": self.method})
 
 
 def laplace(

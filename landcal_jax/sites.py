@@ -66,7 +66,8 @@ class Sites(eqx.Module):
         for dim, labels in (rows or {}).items():
             if len(labels) != len(names):
                 raise ValueError(complain(
-                    f"one {dim} for each of {len(names)} sites ({', '.join(names)})", f"{len(labels)}: {', '.join(labels)}", f"correct rows[{dim!r}]"))
+                    f"one {dim} for each of {len(names)} sites ({', '.join(names)})", f"{len(labels)}: {', '.join(labels)}",
+                    f"correct rows[{dim!r}]"))
             known = (coords or {}).get(dim, ())
             index[dim] = jnp.asarray([_row(dim, label, known, name) for label, name in zip(labels, names, strict=True)])
         forcing = jax.tree.map(stack, *forcings)

@@ -43,7 +43,7 @@ class Status(enum.IntEnum):
             Status.NO_DECREASE: "stopped: no step decreases J further, at the limit of what kinks and rounding allow",
             Status.LEFT: "left: other starts were lower",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
-            Status.NOT_FINITE: "failed: J is NaN or infinite at the start",
+            Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
         }[self]
 
 
@@ -171,7 +171,7 @@ def solve(
             show(done, max_steps, history[-1].terms)
     result = _result(problem, solver, state, _until_end(history), clock)
     if result.status < 0 and throw:
-        raise SolveError(complain("a finite J at the first guess", result.status.sentence,
+        raise SolveError(complain("a finite J with a finite gradient", result.status.sentence,
                                   "problem.terms(z0) shows the term; `landcal check` scans the prior box"), result)
     return result
 
@@ -235,7 +235,7 @@ def _counts(problem: Problem, counts: Counts) -> dict[str, int]:
 class _Clock:
     """Seconds of compiling (tracing included) and of running, apart."""
 
-    _compiled: float = 0.0
+    _compiling: list[tuple[float, float]] = []
     _listening = False
 
     def __init__(self):
@@ -243,16 +243,20 @@ class _Clock:
         if not _Clock._listening:
             jax.monitoring.register_event_duration_secs_listener(_Clock._hear)
             _Clock._listening = True
-        self.start, self.before = time.perf_counter(), _Clock._compiled
+        self.start = time.perf_counter()
 
     @staticmethod
     def _hear(event: str, seconds: float, **_):
-        if event.startswith("/jax/core/compile/") or event == "/jax/compilation_cache/cache_retrieval_time_sec":
-            _Clock._compiled += seconds
+        if event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            # The parts of a compilation are reported before the whole, which takes their place.
+            while _Clock._compiling and _Clock._compiling[-1][0] >= end - seconds:
+                _Clock._compiling.pop()
+            _Clock._compiling.append((end - seconds, end))
 
     def seconds(self) -> dict[str, float]:
         total = time.perf_counter() - self.start
-        compiling = min(_Clock._compiled - self.before, total)
+        compiling = min(sum(end - start for start, end in _Clock._compiling if start >= self.start), total)
         return {"compile": compiling, "run": total - compiling}
 
 

@@ -1,0 +1,54 @@
+"""The examples, run as a user runs them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    """What a Python process prints; it ends well and warns of nothing."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".xla_cache"))
+    settings = {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | settings)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_quickstart_draws_the_fit(tmp_path):
+    said = run(str(EXAMPLES / "quickstart.py"), "fit.png", cwd=tmp_path)
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert "Problem: 23 free parameters" in said and "converged" in said
+    before, after = (float(number) for number in re.search(r"held_out +([\d.]+) +([\d.]+)", said).groups())
+    assert after < 0.5 * before
+    low, high = (float(number) for number in re.search(r"interval: ([\d.]+) to ([\d.]+)", said).groups())
+    assert low < 60.0 < high
+
+
+def test_own_model_finds_its_truth(tmp_path):
+    said = run(str(EXAMPLES / "own_model.py"), cwd=tmp_path)
+    rows = re.findall(r"^(\w+) +(\S+) +(\S+) +(\S+) +(\S+)$", said[said.index("parameter  ") :], re.MULTILINE)
+    assert len(rows) == 6
+    inside = [float(low) < float(truth) < float(high) for _, truth, _, low, high in rows]
+    assert sum(inside) >= 5, rows
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_model_passes_the_check():
+    command = "from landcal_jax.cli import main; main()"
+    said = run("-c", command, "check", "examples/own_model.py:problem", "--points", "2", "--scan", "50", cwd=ROOT)
+    assert "All 5 points are good" in said and "finite at all 50 points" in said
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py"])
+def test_examples_use_public_names_only(name):
+    text = (EXAMPLES / name).read_text()
+    assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))

@@ -1,0 +1,184 @@
+"""The posterior against closed forms: covariance, draws, bands of what would be observed, and runs that fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+from test_gradient_solvers import toy
+from test_problem import linear_problem
+
+from landcal_jax.forward import FunctionForward
+from landcal_jax.gradient import GaussNewton, LevenbergMarquardt
+from landcal_jax.models.linear_gaussian import LinearGaussian
+from landcal_jax.observations import Observations, Stream
+from landcal_jax.parameters import Parameter, ParameterSpace
+from landcal_jax.posterior import Posterior, laplace
+from landcal_jax.problem import Problem
+from landcal_jax.solve import solve
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return LinearGaussian.random(jax.random.key(3), n=5, m=9)
+
+
+@pytest.fixture(scope="module")
+def problem(oracle):
+    return linear_problem(oracle)
+
+
+@pytest.fixture(scope="module")
+def result(problem):
+    return solve(problem, GaussNewton(), progress=False)
+
+
+def in_x(oracle, covariance):
+    root = np.linalg.cholesky(oracle.B)
+    return root @ np.asarray(covariance) @ root.T
+
+
+# --------------------------------------------------------------------------------------------------------- the Gaussian case
+
+
+@pytest.mark.parametrize("curvature", ["gauss-newton", "hessian"])
+def test_covariance_is_the_closed_form(oracle, problem, result, curvature):
+    posterior = laplace(problem, result, curvature=curvature, draws=10)
+    np.testing.assert_allclose(in_x(oracle, posterior.covariance), oracle.posterior_covariance(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(list(problem.theta(posterior.centre).values()), oracle.posterior_mean(), atol=1e-9)
+    assert curvature in posterior.method
+
+
+def test_draws_are_of_that_gaussian(oracle, problem, result):
+    posterior = laplace(problem, result, draws=20000, key=4)
+    x = posterior.matrix()
+    assert x.shape == (20000, 5)
+    np.testing.assert_allclose(x, np.stack(list(posterior.theta().values()), axis=1))
+    mean, covariance = oracle.posterior_mean(), np.asarray(oracle.posterior_covariance())
+    sd = np.sqrt(np.diag(covariance))
+    assert (np.abs(x.mean(axis=0) - mean) < 4 * sd / np.sqrt(20000)).all()
+    np.testing.assert_allclose(np.cov(x.T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=4 * np.sqrt(2 / 20000))
+    # On a quadratic J the median rise to a draw is that of chi-squared over its mean.
+    assert abs(posterior.excess_cost(2000) - 4.351 / 5) < 0.05
+
+
+def test_the_same_key_gives_the_same_draws_from_a_result_or_a_point(problem, result):
+    one, same, other = laplace(problem, result, key=1), laplace(problem, result.z, key=jax.random.key(1)), laplace(problem, result)
+    np.testing.assert_array_equal(one.z, same.z)
+    assert not np.allclose(one.z, other.z)
+
+
+def observed_closed_form(oracle, problem):
+    """Mean, and standard deviation without and with observation errors, of the whitened observations of the problem."""
+    H = np.linalg.solve(np.linalg.cholesky(oracle.R), oracle.A)
+    spread = np.einsum("ij,jk,ik->i", H, np.asarray(oracle.posterior_covariance()), H)
+    return H @ np.asarray(oracle.posterior_mean()), np.sqrt(spread), np.sqrt(spread + 1)
+
+
+def test_bands_of_a_gaussian_are_exact(oracle, problem, result):
+    bands = laplace(problem, result, draws=3).predictive(0)
+    mean, model, total = observed_closed_form(oracle, problem)
+    steps = norm.ppf(QUANTILES)[:, None]
+    np.testing.assert_allclose(bands["y"][:, 0], mean + steps * model, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(bands["y_total"][:, 0], mean + steps * total, rtol=1e-7, atol=1e-9)
+    assert bands["y"].dims == ("quantile", "site", "y_obs") and bands["y"].attrs["failed"] == 0
+    np.testing.assert_array_equal(bands["quantile"], QUANTILES)
+
+
+def test_bands_of_runs_are_near_and_reproducible(oracle, problem, result):
+    posterior = laplace(problem, result, draws=8000)
+    bands = posterior.predictive(2, draws=6000)
+    mean, model, total = observed_closed_form(oracle, problem)
+    # Standard error of a quantile: sqrt(q (1 - q) / n) over the density there.
+    steps = norm.ppf(QUANTILES)[:, None]
+    error = np.sqrt(np.multiply(QUANTILES, np.subtract(1, QUANTILES)) / 6000)[:, None] / norm.pdf(steps)
+    assert (np.abs(bands["y"][:, 0] - mean - steps * model) < 4.5 * error * model).all()
+    assert (np.abs(bands["y_total"][:, 0] - mean - steps * total) < 4.5 * error * total).all()
+    np.testing.assert_array_equal(bands["y_total"], posterior.predictive(jax.random.key(2), draws=6000)["y_total"])
+    # What is no Gaussian by construction is run, all of it.
+    sample = Posterior(problem, posterior.z, posterior.centre, posterior.covariance, "a sample").predictive(2, quantiles=[0.5])
+    assert (np.abs(sample["y"][0, 0] - mean) < 4.5 * np.sqrt(np.pi / 2 / 8000) * model).all()
+
+
+def test_model_error_belongs_to_the_band_of_what_is_observed():
+    forward = FunctionForward(lambda theta: {"y": theta["a"] * jnp.ones((1, 2))})
+    stream = Stream([0.5, np.nan], [0.3, 0.3], model_error=0.4, units="gC m-2 d-1")
+    problem = Problem(ParameterSpace({"a": Parameter.normal(0.0, 2.0)}), forward, Observations({"y": stream}))
+    bands = laplace(problem, solve(problem, GaussNewton(), progress=False)).predictive(quantiles=[norm.cdf(1.0)])
+    variance = 1 / (1 / 4 + 1 / 0.25)
+    mean = variance * 0.5 / 0.25
+    np.testing.assert_allclose(bands["y"][0, 0], mean + np.sqrt(variance), rtol=1e-6)
+    np.testing.assert_allclose(bands["y_total"][0, 0, 0], mean + np.sqrt(variance + 0.25), rtol=1e-6)
+    assert bands["y"].attrs["units"] == "gC m-2 d-1"
+
+
+# ------------------------------------------------------------------------------------------------------------- not Gaussian
+
+
+def test_the_hessian_sees_what_gauss_newton_leaves_out():
+    problem = toy(lambda theta: [theta["a"] ** 2], [1.5], sigma=0.5, a=Parameter.normal(0.0, 1.0))
+    # J = z^2 / 2 + 2 (1.5 - z^2)^2: dJ = z + 8 z (z^2 - 1.5), d2J = 1 + 24 z^2 - 12, Gauss-Newton 1 + 16 z^2.
+    z = jnp.array([np.sqrt(1.5 - 1 / 8)])
+    for curvature, expected in (("hessian", 24 * 1.375 - 11), ("gauss-newton", 1 + 16 * 1.375)):
+        np.testing.assert_allclose(laplace(problem, z, curvature=curvature).covariance, [[1 / expected]], rtol=1e-10)
+    with pytest.raises(ValueError, match="(?s)positive definite.*eigenvalue -11.*gauss-newton"):
+        laplace(problem, jnp.zeros(1), curvature="hessian")
+    np.testing.assert_allclose(laplace(problem, jnp.zeros(1)).covariance, [[1.0]])
+    with pytest.raises(ValueError, match="(?s)gauss-newton.*'fisher'"):
+        laplace(problem, z, curvature="fisher")
+
+
+def test_draws_stay_inside_the_bounds():
+    problem = toy(lambda theta: [theta["a"], theta["b"]], [0.999, 40.0], sigma=[0.5, 100.0],
+                  a=Parameter.uniform(0.0, 1.0), b=Parameter.log_uniform(1e-3, 50.0))
+    posterior = laplace(problem, solve(problem, LevenbergMarquardt(), progress=False), draws=3000)
+    theta = posterior.theta()
+    assert 0 < theta["a"].min() < 0.2 and 0.99 < theta["a"].max() < 1
+    assert 1e-3 <= theta["b"].min() and 45 < theta["b"].max() <= 50
+    # Far from Gaussian in z, the rise of J to the draws says so or is near one; it is finite in any case.
+    assert np.isfinite(posterior.excess_cost())
+
+
+def test_runs_that_fail_are_left_out_and_counted():
+    # The square root of a draw below zero is NaN.
+    problem = toy(lambda theta: [jnp.sqrt(theta["a"])], [1.0], sigma=1.0, a=Parameter.normal(1.0, 1.0))
+    posterior = laplace(problem, jnp.zeros(1), draws=4000)
+    below = int((posterior.theta()["a"] < 0).sum())
+    assert below > 100
+    bands = posterior.predictive(draws=4000)
+    assert bands["y"].attrs["failed"] == bands["y_total"].attrs["failed"] == below
+    assert np.isfinite(bands["y"]).all()
+    kept = np.sqrt(np.asarray(posterior.theta()["a"])[np.asarray(posterior.theta()["a"]) >= 0])
+    np.testing.assert_allclose(bands["y"][:, 0, 0], np.quantile(kept, QUANTILES), rtol=1e-12)
+    nothing = toy(lambda theta: [jnp.sqrt(-1 - theta["a"] ** 2)], [1.0], a=Parameter.normal(1.0, 1.0))
+    with pytest.raises(ValueError, match="(?s)finite y.*50 runs that all fail"):
+        Posterior(nothing, posterior.z[:50], posterior.centre, posterior.covariance, "a sample").predictive()
+
+
+@pytest.mark.parametrize("draws", [None, 300])
+def test_a_window_without_steps_is_no_failure(draws):
+    # An operator gives NaN where there is nothing to average, and nothing is observed there.
+    problem = toy(lambda theta: [theta["a"], jnp.nan, 2 * theta["a"]], [1.0, np.nan, 2.0], a=Parameter.normal(0.0, 1.0))
+    bands = laplace(problem, jnp.zeros(1), draws=300).predictive(draws=draws)
+    assert bands["y"].attrs["failed"] == 0
+    np.testing.assert_array_equal(np.isnan(bands["y"]), np.broadcast_to([False, True, False], (3, 1, 3)))
+
+
+def test_a_dataset_of_draws_has_dims_units_and_names():
+    space = ParameterSpace(
+        {"lma": Parameter.uniform([10.0, 20.0], [90.0, 200.0], dims="pft", units="gC m-2", description="leaf mass"),
+         "k": Parameter.normal(1.0, 0.5, units="d-1"), "fixed": Parameter.normal(3.0, 0.5)},
+        coords={"pft": ["DBF", "ENF"]}, fixed={"fixed": 3.5})
+    forward = FunctionForward(lambda theta: {"y": jnp.append(theta["lma"], theta["k"] * theta["fixed"])[None]})
+    problem = Problem(space, forward, Observations({"y": Stream([30.0, 80.0, 4.0], [9.0, 9.0, 1.0])}))
+    posterior = laplace(problem, jnp.zeros(3), draws=40)
+    draws = posterior.to_xarray()
+    assert draws["lma"].dims == ("draw", "pft") and list(draws["pft"].values) == ["DBF", "ENF"]
+    assert draws["lma"].attrs == {"units": "gC m-2", "long_name": "leaf mass"}
+    assert draws["k"].attrs == {"units": "d-1", "long_name": "k"}
+    assert (draws["fixed"] == 3.5).all() and draws["k"].shape == (40,)
+    assert "Laplace (gauss-newton)" in draws.attrs["posterior_method"]
+    np.testing.assert_allclose(posterior.matrix(), np.column_stack([draws["lma"], draws["k"]]))
+    assert problem.space.labels == ("lma[DBF]", "lma[ENF]", "k")
