@@ -15,6 +15,9 @@ Judged: the sum over all steps of log(1 + |x|) of every output x with units, and
 gradient by theta: the logarithm keeps large outputs from hiding small ones. Then J and its gradient by z, as a
 calibration sees them, with `landcal_jax.testing.scan` at 10,000 points up to z = +-6 of the problems that `landcal
 check` verifies. Seconds are those of one core, compiling included.
+
+Control: the same survey of DALEC with water in its published arithmetic (daily, savanna), which a calibration by
+gradient cannot use: it has to find something.
 """
 
 import time
@@ -100,6 +103,15 @@ def report_models(bench: harness.Benchmark, number: int) -> int:
     return tried
 
 
+def report_control(bench: harness.Benchmark, number: int) -> None:
+    """The published arithmetic at the same points."""
+    model = DalecWater.reference()
+    forcing = model.forcing(drivers(SAVANNA, 1.0, bench.quick))
+    value, gradient = survey(model, jnp.asarray(box(model, number)[0]), forcing)
+    wrong = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
+    bench.figure("control, published arithmetic: share of non-finite points", wrong.mean(), "1")
+
+
 def report_problems(bench: harness.Benchmark, number: int) -> None:
     """J and its gradient by z."""
     for name, problem in cli.shipped_problems().items():
@@ -114,6 +126,7 @@ def main() -> None:
     bench = harness.Benchmark("prior_box", __doc__)
     number = 500 if bench.quick else POINTS
     bench.figure("points tried, with their gradients", report_models(bench, number), "1")
+    report_control(bench, number)
     report_problems(bench, number)
     bench.finish()
 

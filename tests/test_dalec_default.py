@@ -324,7 +324,7 @@ def cost_and_gradient(problem, z):
 
 
 def test_sites_of_different_lengths_together_are_the_sites_one_by_one():
-    model = DalecWater()
+    model = Dalec2()
     # The first burns, the second has no fire: alone it has no such driver at all.
     sets = [drivers(POLAR, 1.0), weather(SAVANNA, "2003-03-21", years=1).isel(time=slice(130))]
     together = problem_at(model, sets, DAYS)

@@ -42,9 +42,14 @@ def batched(run):
 
 
 @eqx.filter_jit
+def residuals_of(constraints, run):
+    return constraints(run)[0]
+
+
+@eqx.filter_jit
 def all_residuals(constraints, model, vectors, forcing):
     def one(vector):
-        return constraints(batched(simulate(model, dict(zip(model.parameter_names, vector, strict=True)), forcing)))[0]
+        return constraints(batched(simulate(model, dict(zip(model.parameter_names, vector, strict=True)), forcing, checkpoint=None)))[0]
 
     return jax.vmap(one)(vectors)
 
@@ -105,12 +110,13 @@ def steady(request):
     forcing = jax.tree.map(lambda leaf: jnp.tile(leaf, 3) if leaf.ndim else leaf, year)
     names = model.parameters()
     theta = {name: jnp.asarray(GOOD.get(name, parameter.default)) for name, parameter in names.items()}
-    run = eqx.filter_jit(lambda theta: simulate(model, theta, forcing, initial_state=equilibrium(model, theta, year)))(theta)
+    run = eqx.filter_jit(lambda theta: simulate(
+        model, theta, forcing, initial_state=equilibrium(model, theta, year), checkpoint=None))(theta)
     return Steady(model, EcologicalConstraints.of(model, sites_of(forcing, 36)), batched(run))
 
 
 def test_all_are_zero_in_a_steady_climate(steady):
-    found = dict(zip(steady.constraints.names, steady.constraints(steady.run)[0], strict=True))
+    found = dict(zip(steady.constraints.names, residuals_of(steady.constraints, steady.run), strict=True))
     assert {name: float(value) for name, value in found.items() if not abs(value) < 1e-7} == {}
     static = [name for name in found if "steady" not in name and "drift" not in name]
     assert all(found[name] == 0 for name in static)
@@ -134,7 +140,7 @@ def test_one_that_fails_has_the_known_value(steady, name, change, excess):
     if name not in steady.constraints.names:
         pytest.skip("a constraint of the water model")
     place = steady.constraints.names.index(name)
-    found = steady.constraints(changed(steady.run, **change))[0]
+    found = residuals_of(steady.constraints, changed(steady.run, **change))
     if excess is None:
         excess = np.log(1e6 / np.mean(steady.run.state.available_water))
     np.testing.assert_allclose(found[place], excess / 0.1, rtol=1e-10)
@@ -143,23 +149,23 @@ def test_one_that_fails_has_the_known_value(steady, name, change, excess):
 def test_constraints_that_need_the_run_have_the_known_value(steady):
     run = steady.run
     warm = run.theta["som_turnover"] * np.exp(0.03 * np.mean(run.forcing.temperature_min + run.forcing.temperature_max) / 2)
-    found = steady.constraints(changed(run, root_turnover=float(warm[0]) / 7))[0]
+    found = residuals_of(steady.constraints, changed(run, root_turnover=float(warm[0]) / 7))
     np.testing.assert_allclose(found[STATIC.index("roots faster than som")], np.log(7) / 0.1, rtol=1e-10)
     for few, many in (("root", "foliar"), ("foliar", "root")):
         unequal = eqx.tree_at(lambda run: run.state, run, run.state._replace(**{
             few: jnp.full((1, 37), 10.0), many: jnp.full((1, 37), 90.0)}))
-        np.testing.assert_allclose(steady.constraints(unequal)[0, STATIC.index("foliage and roots")], np.log(9 / 5) / 0.1)
+        np.testing.assert_allclose(residuals_of(steady.constraints, unequal)[STATIC.index("foliage and roots")], np.log(9 / 5) / 0.1)
 
 
 def test_a_pool_that_drifts_is_seen(steady):
     # The whole record doubles one pool from year to year: of four Januaries, the mean is (1 + 2 + 4 + 8) / 4.
     growth = jnp.asarray(2.0 ** (np.arange(37) / 12))[None]
     run = eqx.tree_at(lambda run: run.state.wood, steady.run, 1000.0 * growth)
-    found = dict(zip(steady.constraints.names, steady.constraints(run)[0], strict=True))
+    found = dict(zip(steady.constraints.names, residuals_of(steady.constraints, run), strict=True))
     np.testing.assert_allclose(found["wood without drift"], np.log(15 / 4) / np.log(1.1), rtol=1e-12)
     np.testing.assert_allclose(found["wood near steady state"], np.log(15 / 4) / np.log(2), rtol=1e-7)
     run = eqx.tree_at(lambda run: run.state.wood, steady.run, jnp.full((1, 37), 2e5))
-    found = dict(zip(steady.constraints.names, steady.constraints(run)[0], strict=True))
+    found = dict(zip(steady.constraints.names, residuals_of(steady.constraints, run), strict=True))
     np.testing.assert_allclose(found["wood below its limit"], np.log(2) / 0.1, rtol=1e-12)
 
 
@@ -167,7 +173,7 @@ def test_factor_and_width_scale_the_residuals(steady):
     model, sites = steady.model, sites_of(jax.tree.map(lambda leaf: leaf[0], steady.run.forcing), 36)
     other = EcologicalConstraints.of(model, sites, equilibrium_factor=10.0, width=0.3)
     run = changed(eqx.tree_at(lambda run: run.state.wood, steady.run, 9.0 * steady.run.state.wood.at[0, 0].divide(3)), litter_turnover=2e-5)
-    one, ten = (dict(zip(c.names, c(run)[0], strict=True)) for c in (steady.constraints, other))
+    one, ten = (dict(zip(c.names, residuals_of(c, run), strict=True)) for c in (steady.constraints, other))
     np.testing.assert_allclose(ten["som slower than litter"], one["som slower than litter"] / 3)
     np.testing.assert_allclose(ten["wood near steady state"], one["wood near steady state"] * np.log(2) / np.log(10))
     np.testing.assert_allclose(ten["wood without drift"], one["wood without drift"])
