@@ -4,6 +4,7 @@ Imports that start JAX are inside the commands, so that `landcal --help` answers
 """
 
 import enum
+import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
@@ -45,6 +46,19 @@ class Model(enum.StrEnum):
     DALEC_WATER = "dalec-water"
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"landcal_jax {importlib.metadata.version('landcal_jax')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    """Calibrate land surface models with exact gradients, and say how far to trust the result."""
+
+
 @app.command()
 def calibrate(
     site: Annotated[str | None, typer.Option(
@@ -54,9 +68,10 @@ def calibrate(
     flux: Annotated[Path | None, typer.Option(
         help="File of daily fluxes of your own site, with --forcing.", exists=True, dir_okay=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder for posterior.nc, parameters.csv and report.html.")] = Path("landcal-out"),
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.", min=0)] = 0,
+    model: Annotated[Model, typer.Option(help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).")] = Model.DALEC_WATER,
     solver: Annotated[Solver, typer.Option(help="How J is minimised.")] = Solver.LEVENBERG_MARQUARDT,
-    starts: Annotated[int, typer.Option(help="Number of starting points; 1 starts from the prior median only.", min=1)] = 16,
+    starts: Annotated[int, typer.Option(help="Number of starting points; 1 starts from the first guess only.", min=1)] = 16,
     posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
@@ -73,7 +88,7 @@ def calibrate(
 
     landcal_jax.configure()
     from landcal_jax import experiment as workflow
-    from landcal_jax import output
+    from landcal_jax import models, output
 
     said = Console(quiet=quiet)
     if (forcing is None) != (flux is None) or (site and forcing):
@@ -81,7 +96,10 @@ def calibrate(
         raise ValueError(complain(
             "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
             "landcal calibrate --help"))
-    choices = {"constraints": constraints} | ({} if held_out_years is None else {"held_out_years": held_out_years})
+    shipped = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}
+    choices = {"constraints": constraints, "model": shipped[model]()}
+    if held_out_years is not None:
+        choices["held_out_years"] = held_out_years
     if site:
         made = workflow.site_experiment(site, progress=not quiet, **choices)
     elif forcing:
@@ -198,7 +216,10 @@ def _load(target: str):
     # Classes look their module up by its name, as dataclasses do for annotations that are text.
     sys.modules[spec.name] = module
     sys.path.insert(0, str(Path(path).resolve().parent))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(complain(f"a file {path} that runs", f"{type(error).__name__}: {error}", f"python {path}")) from error
     if not hasattr(module, name):
         there = ", ".join(each for each in vars(module) if not each.startswith("_"))
         raise ValueError(complain(f"{name!r} in {path}", there, "check the name after the colon"))
@@ -247,12 +268,12 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted: nothing was written.", style="red")
+        Console(stderr=True).print("Interrupted. Files with their final names are whole.", style="red")
         raise SystemExit(130) from None
     except Exception as error:
         words = str(error.args[0]) if error.args else ""
-        if not isinstance(error, DataNotFound | OSError) and not words.startswith("Expected:"):
+        if not isinstance(error, DataNotFound | OSError) and "Expected:" not in words:
             raise
-        sentence = words if words.startswith("Expected:") else str(error)
+        sentence = words if "Expected:" in words else str(error)
         Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from None

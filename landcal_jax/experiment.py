@@ -153,8 +153,11 @@ def observed_experiment(
     observations = Observations.from_dataset(flux, specs, time=np.asarray(time.values, "datetime64[D]"))
     calibrated, held_out = observations.split(first_held_out)
     site = str(flux["site"].item())
-    notes = [*observations.notes, *(f"{ds.attrs.get('title', what)}: {line}" for what, ds in (("forcing", forcing), ("flux", flux))
-                                    for line in ds.attrs.get("history", "").splitlines())]
+    unused = [name for name in flux.data_vars if name not in present and not name.endswith("_uncertainty")]
+    notes = [f"Not used for calibration: {', '.join(unused)}."] if unused else []
+    notes += observations.notes
+    for what, ds in (("forcing", forcing), ("flux", flux)):
+        notes += [f"{ds.attrs.get('title', what)}: {line}" for line in ds.attrs.get("history", "").splitlines()]
     problem = dalec_problem(forcing, calibrated, model, constraints=constraints)
     return Experiment(
         problem, held_out if held_out_years else None, f"{type(model).__name__} calibrated at {site}", None, True, sources, notes)
@@ -225,7 +228,13 @@ def calibrate(
         experiment = with_estimated_model_error(experiment, result)
         again = solve(experiment.problem, polish, z0=result.z, key=seed, progress=progress)
         result = _joined(result, again)
-    posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+    try:
+        posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+    except ValueError as error:
+        # Minutes of solving are not thrown away because the Hessian at a kink is indefinite; the output says what it has.
+        posterior = laplace(experiment.problem, result, draws=draws, key=seed)
+        note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {str(error).splitlines()[1]}."
+        experiment = replace(experiment, notes=[note, *experiment.notes])
     about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
     return Calibration(experiment, result, posterior, about)
 

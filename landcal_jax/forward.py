@@ -56,14 +56,14 @@ class SiteForward(AbstractForward):
         """Run the model at every site: a `Run` with arrays (site, time)."""
         local = self.sites.gather(theta, self.dims)
 
-        def one(theta, forcing):
-            start = equilibrium(self.model, theta, forcing) if self.spin_up else None
+        def one(theta, forcing, steps):
+            start = equilibrium(self.model, theta, forcing, steps=steps) if self.spin_up else None
             return simulate(self.model, theta, forcing, initial_state=start, save=save, checkpoint=self.checkpoint)
 
         if len(self.sites.names) > 1:
-            return jax.vmap(one)(local, self.sites.forcing)
+            return jax.vmap(one)(local, self.sites.forcing, self.sites.lengths)
         # A batch of one costs twice the time of a plain run: its loop works on arrays instead of registers.
-        alone = one(*jax.tree.map(lambda leaf: leaf[0], (local, self.sites.forcing)))
+        alone = one(*jax.tree.map(lambda leaf: leaf[0], (local, self.sites.forcing)), None)
         return jax.tree.map(lambda leaf: leaf[None], alone)
 
     @property

@@ -43,7 +43,7 @@ class GaussNewton(AbstractGradientSolver):
     """Gauss-Newton with a line search: z + s dz, (I + G'G) dz = -dJ/dz, the best of seven fractions s tried at once.
 
     `tolerance`: stop when the expected further decrease of J, g'H^-1 g / 2, is below it (relative to J above 1); 1e-8
-    leaves z within 2e-4 posterior standard deviations of the minimum. Up to `dense_limit` parameters the Jacobian is
+    leaves z within 2e-4 sqrt(J) posterior standard deviations of the minimum. Up to `dense_limit` parameters the Jacobian is
     formed in forward mode; beyond, (I + G'G) dz = -g is solved matrix-free by conjugate gradients.
     Nocedal & Wright 2006, section 10.3.
     """

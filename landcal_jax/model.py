@@ -147,9 +147,12 @@ def segmented_scan(body, start, inputs, segment: int):
 
 
 def equilibrium(
-    model: AbstractModel, theta: Theta, forcing: tuple, *, cycles: int = 20, rtol: float = 1e-10, max_steps: int = 50
+    model: AbstractModel, theta: Theta, forcing: tuple, *, steps: Array | None = None, cycles: int = 20,
+    rtol: float = 1e-10, max_steps: int = 50,
 ) -> tuple:
     """The state that one pass over `forcing` leaves unchanged: spin-up as a fixed point.
+
+    `steps`: number of leading steps that make up the pass, all without it (a short site is padded at its end).
 
     First `cycles` passes from `model.initial_state(theta)`, which choose the living branch of the equilibria, then
     Newton steps on "state after a pass minus state before" with the exact Jacobian (one tangent per pool), because the
@@ -158,8 +161,18 @@ def equilibrium(
 
     A state that has no equilibrium within `max_steps` is returned as NaN, so that a calibration sees a failed run.
     """
+    constants, inputs = model.prepare(theta, forcing)
+    number = jax.tree.leaves(inputs)[0].shape[0]
+
+    def body(state, now):
+        index, inputs = now
+        after = model.step(constants, state, inputs)[0]
+        if steps is not None:
+            after = jax.tree.map(lambda new, old: jnp.where(index < steps, new, old), after, state)
+        return after, None
+
     def one_pass(state, _=None):
-        return _scan(model, theta, forcing, state, (), None)[0], None
+        return jax.lax.scan(body, state, (jnp.arange(number), inputs))[0], None
 
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.initial_state(theta))
     guess = jax.lax.stop_gradient(jax.lax.scan(one_pass, start, length=cycles)[0])

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -27,6 +26,7 @@ from landcal_jax import report
 from landcal_jax.errors import complain
 from landcal_jax.observations import METRICS, Observations, Stream
 from landcal_jax.plot_parameters import near_bound
+from landcal_jax.problem import evaluate
 from landcal_jax.solve import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
@@ -41,15 +41,15 @@ PACKAGES = ("landcal_jax", "jax", "jaxlib", "equinox", "optax", "numpyro", "xarr
 def dataset(experiment, result, posterior, about) -> xr.Dataset:
     """The content of posterior.nc for a finished calibration (see `experiment.Calibration`)."""
     problem, seed = experiment.problem, int(about.get("seed", 0))
-    prior_z = jnp.zeros(problem.space.size)
-    runs = {"prior": problem.predict(prior_z), "map": problem.predict(result.z)}
+    runs = {"prior": problem.predict(problem.space.default_z), "map": problem.predict(result.z)}
     held_out = experiment.held_out
     observed = {name: stream for name, stream in problem.observations.items() if stream.time is not None}
     predictive = posterior.predictive(seed, quantiles=LEVELS)
     parts = [_parameters(problem, result, posterior, experiment.truth, seed), _cost(result),
              _scores(problem.observations, held_out, runs, tuple(observed))]
     for name, stream in observed.items():
-        parts.append(_series(name, stream, None if held_out is None else held_out[name], runs, predictive))
+        held = None if held_out is None else held_out[name]
+        parts.append(_series(name, stream, held, runs, predictive, problem.observations.sites, _boundary(held_out)))
     draws = posterior.to_xarray()
     taken = {name for part in parts for name in (*part.variables, *part.dims)}
     parts.append(draws.rename({name: f"{name}_draws" for name in draws.data_vars if name in taken}))
@@ -109,37 +109,54 @@ def _scores(calibrated: Observations, held_out: Observations | None, runs, names
                     scores = observations[name].scores(run[name])
                     table[index, :, period, stage] = np.stack([scores[metric] for metric in METRICS], axis=-1)
     dims = ("stream", "site", "period", "stage", "metric")
-    note = {"long_name": "scores of the run at the prior median and at the MAP; bias is model minus observation"}
+    note = {"long_name": "scores of the run at the first guess and at the MAP; bias is model minus observation"}
     return xr.Dataset({"score": (dims, table, note)}, coords={
         "stream": list(names), "site": list(calibrated.sites), "period": ["calibrated", "held_out"],
         "stage": ["prior", "posterior"], "metric": list(METRICS)})
 
 
-def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr.Dataset) -> xr.Dataset:
-    """Observed and modelled series of one stream; where nothing was observed the observed ones are NaN."""
-    mask = np.asarray(stream.mask)
-    held_mask = np.zeros_like(mask) if held is None else np.asarray(held.mask)
-    seen = mask | held_mask
-    time = stream.time
-    axis = np.where(np.isnat(time), np.datetime64("NaT"), time)
-    longest = axis[np.argmax((~np.isnat(axis)).sum(axis=1))].astype("datetime64[ns]")
-    first_held = np.where(held_mask.any(axis=1), np.argmax(held_mask, axis=1), mask.shape[1])
-    quantile = dict(zip(("lower", "median", "upper"), LEVELS, strict=True))
+# What the series of a stream are: how their long name goes on, and whether they are the quantity itself (and have its
+# standard name) or a spread of it.
+SERIES = {
+    "observed": ("", True), "observed_sd": (", measurement error (standard deviation)", False),
+    "total_sd": (", measurement and model error (standard deviation)", False), "prior": (", run at the first guess", True),
+    "map": (", run at the MAP", True), "predictive_lower": (", 5 % quantile with observation error", True),
+    "predictive_median": (", median", True), "predictive_upper": (", 95 % quantile with observation error", True),
+    "model_lower": (", 5 % quantile by parameters alone", True), "model_upper": (", 95 % quantile by parameters alone", True)}
+
+
+def _series(name: str, stream: Stream, held: Stream | None, runs, predictive: xr.Dataset, sites, boundary) -> xr.Dataset:
+    """Observed and modelled series of one stream, each site at its own dates; NaN where there is nothing."""
+    seen = np.asarray(stream.mask) | (False if held is None else np.asarray(held.mask))
+    band, total = predictive[name], predictive[f"{name}_total"]
+    low, middle, high = LEVELS
     values = {
         "observed": np.where(seen, stream.values, np.nan), "observed_sd": np.where(seen, stream.sigma, np.nan),
-        "total_sd": np.where(seen, stream.standard_deviation, np.nan), "prior": runs["prior"][name], "map": runs["map"][name]}
-    total = predictive[f"{name}_total"]
-    values |= {f"predictive_{which}": total.sel(quantile=level).values for which, level in quantile.items()}
-    values |= {f"model_{which}": predictive[name].sel(quantile=quantile[which]).values for which in ("lower", "upper")}
-    attrs = {"units": stream.units, "long_name": LONG_NAMES.get(name, stream.description or name)}
-    if name in STANDARD_NAMES:
-        attrs["standard_name"] = STANDARD_NAMES[name]
-    dims = ("site", f"{name}_time")
-    ds = xr.Dataset({f"{name}_{kind}": (dims, np.asarray(array), attrs) for kind, array in values.items()})
-    after = np.arange(mask.shape[1]) >= first_held[:, None]
-    ds[f"{name}_held_out"] = dims, after, {"long_name": "step of the held-out period"}
-    of_time = {"standard_name": "time", "long_name": f"start of the step of {name}", "axis": "T"}
-    return ds.assign_coords({f"{name}_time": (f"{name}_time", longest, of_time)})
+        "total_sd": np.where(seen, stream.standard_deviation, np.nan), "prior": runs["prior"][name], "map": runs["map"][name],
+        "predictive_lower": total.sel(quantile=low), "predictive_median": total.sel(quantile=middle),
+        "predictive_upper": total.sel(quantile=high), "model_lower": band.sel(quantile=low), "model_upper": band.sel(quantile=high)}
+    quantity, axis = LONG_NAMES.get(name, stream.description or name), f"{name}_time"
+    parts = []
+    for index, time in enumerate(stream.time):
+        real = ~np.isnat(time)  # a short site is padded, and what the model makes of the padding is nothing
+        columns = {f"{name}_{kind}": (axis, np.asarray(array)[index][real]) for kind, array in values.items()}
+        parts.append(xr.Dataset(columns, coords={axis: time[real].astype("datetime64[ns]")}))
+    ds = xr.concat(parts, dim=xr.Variable("site", list(sites)), join="outer")
+    for kind, (words, itself) in SERIES.items():
+        ds[f"{name}_{kind}"].attrs = {"units": stream.units, "long_name": quantity + words}
+        if itself and name in STANDARD_NAMES:
+            ds[f"{name}_{kind}"].attrs["standard_name"] = STANDARD_NAMES[name]
+    late = ds[axis].values >= boundary if boundary is not None else np.zeros(ds.sizes[axis], bool)
+    ds[f"{name}_held_out"] = axis, late, {"long_name": "step of the held-out period"}
+    ds[axis].attrs = {"standard_name": "time", "long_name": f"start of the step of {name}", "axis": "T"}
+    return ds
+
+
+def _boundary(held_out: Observations | None) -> np.datetime64 | None:
+    """The first held-out time of any stream; None if nothing is held out."""
+    times = [] if held_out is None else [
+        stream.time[np.asarray(stream.mask)].min() for _, stream in held_out.items() if stream.time is not None and stream.count]
+    return min(times) if times else None
 
 
 def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
@@ -147,6 +164,12 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     problem, found = experiment.problem, []
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
+    gradient = np.asarray(evaluate(problem, result.z)[1])
+    shift = np.asarray(posterior.covariance) @ gradient
+    if 0.5 * gradient @ shift > 0.1:
+        far = np.max(np.abs(shift) / np.sqrt(np.diag(posterior.covariance)))
+        found.append(f"The end of the solver is not stationary: a Newton step would still move parameters by up to {far:.1f} posterior "
+                     f"standard deviations and lower J by {0.5 * gradient @ shift:.2g}. More starts may end at a lower J.")
     excess = posterior.excess_cost()
     if excess > 2:
         found.append(f"The posterior is not Gaussian: its draws raise J {excess:.0f} times as much as they should. Intervals of single "
@@ -179,13 +202,14 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
 
 
 def residual_memory(stream: Stream, modelled) -> float:
-    """E-folding time [steps] of whitened residuals from their correlation between successive observed steps; 0 if none."""
-    residual, mask = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask)
+    """E-folding time [d] of whitened residuals from their correlation between successive observed steps; 0 if none."""
+    residual, mask, time = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask), stream.time
     pairs = mask[:, 1:] & mask[:, :-1]
     if pairs.sum() < 30:
         return 0.0
+    days = np.median((time[:, 1:] - time[:, :-1])[pairs] / np.timedelta64(1, "D"))
     correlation = np.corrcoef(residual[:, :-1][pairs], residual[:, 1:][pairs])[0, 1]
-    return float(-1 / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
+    return float(-days / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
 
 
 def memory_inflation(memory: float) -> float:

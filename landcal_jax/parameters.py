@@ -133,6 +133,11 @@ class ParameterSpace(eqx.Module):
         return result
 
     @property
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Dimensions by parameter, the form that `SiteForward(dims=...)` takes; () is one value for all."""
+        return {name: parameter.dims for name, parameter in self.parameters.items()}
+
+    @property
     def fixed(self) -> dict[str, np.ndarray]:
         """Name -> value of every fixed parameter; label -> value where only some elements are fixed."""
         free, constant, result = np.asarray(self.layout.free), np.asarray(self.constant), {}

@@ -40,7 +40,7 @@ class Status(enum.IntEnum):
         return {
             Status.RUNNING: "still running",
             Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance",
-            Status.NO_DECREASE: "stopped: no step decreases J further, at the limit of what kinks and rounding allow",
+            Status.NO_DECREASE: "stopped: no step that was tried decreases J, as happens at kinks and at the limit of rounding",
             Status.LEFT: "left: other starts were lower",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
@@ -194,6 +194,9 @@ def _advance(problem, solver, state, number):
 
 def _first_guess(problem: Problem, z0) -> Array:
     z0 = problem.space.default_z if z0 is None else jnp.asarray(z0, float)
+    if not np.isfinite(z0).all():
+        wrong = np.array(problem.space.labels)[~np.isfinite(np.asarray(z0))] if z0.shape == (problem.space.size,) else ["z0"]
+        raise ValueError(complain("a finite first guess z0", f"NaN or infinity for {', '.join(wrong)}", "z0=None takes the default"))
     if z0.shape != (problem.space.size,):
         raise ValueError(complain(f"a first guess z0 of shape ({problem.space.size},)", f"shape {z0.shape}",
                                   "problem.space.whiten(theta) makes one from physical parameters"))
@@ -262,7 +265,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _display(wanted: bool, patience: float = 2.0):
-    """A live line with J by term, once something has run for `patience` seconds; silent where there is no terminal."""
+    """J by term, once something has run for `patience` seconds: a live line, or in a log a plain one every ten seconds."""
     if not wanted:
         yield lambda *_: None
         return
@@ -275,9 +278,15 @@ def _display(wanted: bool, patience: float = 2.0):
     timer.daemon = True
     timer.start()
 
+    said = time.perf_counter()
+
     def show(done, total, terms):
+        nonlocal said
         text = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
         bar.update(task, completed=done, total=total, terms=f"J: {text}")
+        if not bar.console.is_terminal and time.perf_counter() - said > 10:
+            said = time.perf_counter()
+            bar.console.print(f"solving, step {done}: J: {text}", highlight=False, markup=False)
 
     try:
         yield show

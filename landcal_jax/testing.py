@@ -48,7 +48,7 @@ PROBES = 1e-6 * np.arange(21)
 SAFETY = 50.0
 """A remainder counts when it is this many times its rounding noise: the order is then good to 0.05."""
 WINDOW = 4
-"""The order is the smallest over this many of the smallest steps whose remainder counts."""
+"""The order is the median over this many of the smallest steps whose remainder counts."""
 LEAST_ORDER = 1.9
 NEGLIGIBLE = 1e-11
 """Relative error of g'd below which a gradient is exact: its own rounding."""
@@ -57,7 +57,7 @@ NEGLIGIBLE = 1e-11
 def taylor_order(problem: Problem, z: ArrayLike, direction: ArrayLike | None = None, *, key: Array | int = 0) -> float:
     """Observed order of the Taylor remainder of J at `z` (n,) along `direction` (n,), a random one without it.
 
-    2 (or more) for a right gradient, 1 for a wrong one; compare with 1.9. The smallest order is taken over the
+    2 (or more) for a right gradient, 1 for a wrong one; compare with 1.9. The median order is taken over the
     smallest steps whose remainder stands above the rounding noise of J, which is measured. `inf` means that no
     remainder is above the noise though the linear term is: J is linear along the direction, and its derivative right.
     NaN means that the test decides nothing: J or its gradient is not finite at z, or J is flat within its noise.
@@ -319,7 +319,8 @@ def _order(probes: np.ndarray, values: np.ndarray, slope: float, slope_size: flo
     last = first + (lost[0] if lost.size else len(steps) - first)
     if last - first >= 2:
         counted = np.log2(remainder[max(first, last - WINDOW) : last])
-        return float(np.min(counted[:-1] - counted[1:]))
+        # The median, because the noise between far steps can be larger than the one measured near z, and tips one order.
+        return float(np.median(counted[:-1] - counted[1:]))
     resolved = last < len(steps) and steps[last] * abs(slope) > 1e3 * floor[last]
     return math.inf if resolved else math.nan
 

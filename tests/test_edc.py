@@ -190,7 +190,8 @@ def problem():
     sets[1]["burned_fraction"][7] = 1.0
     sites = Sites.from_datasets(sets, model)
     constraints = EcologicalConstraints.of(model, sites)
-    return Problem(ParameterSpace(model.parameters()), SiteForward(model, sites), Observations({"edc": constraints.stream()}))
+    forward = SiteForward(model, sites, checkpoint=None)
+    return Problem(ParameterSpace(model.parameters()), forward, Observations({"edc": constraints.stream()}))
 
 
 @eqx.filter_jit
@@ -223,7 +224,7 @@ def test_padding_of_a_shorter_site_has_no_influence(problem):
             data["burned_fraction"][7] = 1.0
         sites = Sites.from_datasets(data, model)
         alone = EcologicalConstraints.of(model, sites).stream()
-        found = Problem(problem.space, SiteForward(model, sites), Observations({"edc": alone})).predict(z)["edc"]
+        found = Problem(problem.space, SiteForward(model, sites, checkpoint=None), Observations({"edc": alone})).predict(z)["edc"]
         np.testing.assert_allclose(both[row], found[0], rtol=1e-9, atol=1e-9)
 
 

@@ -128,7 +128,7 @@ def all_derivatives(theta, forcing, checkpoint):
     return outcome(theta), jax.grad(cost)(theta), jax.jacfwd(outcome)(theta), jax.hessian(cost)(theta)
 
 
-@pytest.mark.parametrize(("steps", "checkpoint"), [(150, 64), (128, 64), (10, 64), (150, 7), (150, 1), (64, 1000)])
+@pytest.mark.parametrize(("steps", "checkpoint"), [(150, 64), (150, 50), (150, 1), (10, 64)])
 def test_memory_policy_changes_no_number(steps, checkpoint):
     forcing = varied_season(steps)
     plain = jax.tree.leaves(all_derivatives(THETA, forcing, None))
