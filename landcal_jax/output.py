@@ -202,12 +202,15 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
 
 
 def residual_memory(stream: Stream, modelled) -> float:
-    """E-folding time [d] of whitened residuals from their correlation between successive observed steps; 0 if none."""
+    """E-folding time of whitened residuals from their correlation between successive observed steps; 0 if none.
+
+    In days, or in steps where the stream has no times.
+    """
     residual, mask, time = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask), stream.time
     pairs = mask[:, 1:] & mask[:, :-1]
     if pairs.sum() < 30:
         return 0.0
-    days = np.median((time[:, 1:] - time[:, :-1])[pairs] / np.timedelta64(1, "D"))
+    days = 1.0 if time is None else np.median((time[:, 1:] - time[:, :-1])[pairs] / np.timedelta64(1, "D"))
     correlation = np.corrcoef(residual[:, :-1][pairs], residual[:, 1:][pairs])[0, 1]
     return float(-days / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
 

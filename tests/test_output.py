@@ -89,14 +89,34 @@ def test_every_series_has_units_names_and_time(ds, name):
     series = [str(variable) for variable in ds.data_vars if str(variable).startswith(f"{name}_")]
     assert len(series) == 11
     for variable in series:
-        assert ds[variable].dims == ("site", f"{name}_time")
         assert ds[variable].attrs["long_name"]
-        if not variable.endswith("held_out"):
+        if variable.endswith("held_out"):
+            assert ds[variable].dims == (f"{name}_time",)
+        else:
+            assert ds[variable].dims == ("site", f"{name}_time")
             assert ds[variable].attrs["units"] == UNITS[name]
     assert ds[f"{name}_time"].attrs["standard_name"] == "time"
     np.testing.assert_array_equal(ds[f"{name}_time"].values, TIME.astype("datetime64[ns]"))
     standard = ds[f"{name}_observed"].attrs.get("standard_name")
     assert standard == {"latent_heat": "surface_upward_latent_heat_flux"}.get(name)
+    assert "standard_name" not in ds[f"{name}_total_sd"].attrs
+    assert len({ds[variable].attrs["long_name"] for variable in series}) == len(series)
+
+
+def test_sites_keep_their_own_dates_and_padding_is_nothing():
+    time = np.array([["2001-01-01", "2001-01-02", "2001-01-03"], ["2004-05-01", "2004-05-02", "NaT"]], "datetime64[D]")
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, np.nan]])
+    stream = Stream(values, 1.0, time=time, units="1")
+    run = {"y": np.where(np.isnan(values), 99.0, values)}
+    bands = xr.Dataset({name: (("quantile", "site", "n"), np.stack([run["y"]] * 3)) for name in ("y", "y_total")},
+                       coords={"quantile": list(output.LEVELS)})
+    made = output._series("y", stream, None, {"prior": run, "map": run}, bands, ("A", "B"), None)
+    assert made.sizes["y_time"] == 5
+    for kind in ("observed", "map", "predictive_median"):
+        for row, site in enumerate("AB"):
+            series = made[f"y_{kind}"].sel(site=site).dropna("y_time")
+            np.testing.assert_array_equal(series, values[row][np.isfinite(values[row])])
+            np.testing.assert_array_equal(series["y_time"].values.astype("datetime64[D]"), time[row][: series.size])
 
 
 def test_the_series_are_the_observations_and_the_runs(ds, calibration):
@@ -106,12 +126,12 @@ def test_the_series_are_the_observations_and_the_runs(ds, calibration):
         np.testing.assert_array_equal(np.isfinite(ds[f"{name}_observed"].values), both)
         np.testing.assert_array_equal(ds[f"{name}_observed"].values[both], problem.observations[name].values[both])
         np.testing.assert_array_equal(ds[f"{name}_map"], problem.predict(calibration.result.z)[name])
-        np.testing.assert_array_equal(ds[f"{name}_prior"], problem.predict(jnp.zeros(2))[name])
+        np.testing.assert_array_equal(ds[f"{name}_prior"], problem.predict(problem.space.default_z)[name])
         kinds = ("predictive_lower", "model_lower", "predictive_median", "model_upper", "predictive_upper")
         order = [f"{name}_{kind}" for kind in kinds]
         for below, above in zip(order[:-1], order[1:], strict=True):
             assert (ds[below] < ds[above]).all()
-        held = ds[f"{name}_held_out"].values[0]
+        held = ds[f"{name}_held_out"].values
         assert not held[: SEEN - 1].any() and held[SEEN + 10 :].all()
 
 
