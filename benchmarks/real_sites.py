@@ -7,7 +7,7 @@ the catalogue (see `landcal sites`). FR-Pue (evergreen oak) and FI-Hyy (pine) ha
 grid cell, not the tower, with a daily mean temperature only. The last three years are held out. DALEC with water, 33
 free parameters, initial pools among them; defaults of the command throughout, seed 0.
 
-Measured, from posterior.nc: RMSE of the run at the prior median ("before") and at the MAP ("after"), correlation,
+Measured, from posterior.nc: RMSE of the run at the first guess ("before") and at the MAP ("after"), correlation,
 chi-square (model error included, which is estimated on the calibrated days such that chi-square is one there) and the
 number of days; the share of held-out days inside the 90 % predictive band, which should be 0.9. Each on the calibrated
 days and on those held out; RMSE also on the whole record, both together. Seconds are those on the wall of one process,

@@ -55,7 +55,7 @@ print(f"its 90 % interval: {low:.1f} to {high:.1f}")
 # Solver and posterior together with the experiment are a Calibration, whose Dataset has all there is to draw and to
 # keep: series, bands, scores, draws. The shaded year of the figure was held out; the solver has never seen it.
 dataset = lc.Calibration(experiment, result, posterior).to_xarray()
-print("RMSE of NEE at the prior median and at the MAP [gC m-2 d-1]:")
+print("RMSE of NEE at the first guess and at the MAP [gC m-2 d-1]:")
 print(dataset["score"].sel(stream="nee", metric="rmse").isel(site=0).to_pandas().round(2))
 lc.plot.fit(dataset, "nee").savefig(sys.argv[1] if len(sys.argv) > 1 else "fit.png", dpi=150)
 

@@ -233,7 +233,8 @@ def calibrate(
     except ValueError as error:
         # Minutes of solving are not thrown away because the Hessian at a kink is indefinite; the output says what it has.
         posterior = laplace(experiment.problem, result, draws=draws, key=seed)
-        note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {str(error).splitlines()[1]}."
+        found = str(error).splitlines()[1].removeprefix("Got:").strip()
+        note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
         experiment = replace(experiment, notes=[note, *experiment.notes])
     about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
     return Calibration(experiment, result, posterior, about)

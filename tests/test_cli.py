@@ -1,6 +1,7 @@
 """The command `landcal`, run in this process; one full calibration is shared by most tests."""
 
 import contextlib
+import importlib.metadata
 import io
 import os
 import re
@@ -127,6 +128,10 @@ def test_help_does_not_start_jax():
     assert done.stdout.splitlines()[-1] == "not started"
 
 
+def test_version():
+    assert landcal("--version") == (0, f"landcal_jax {importlib.metadata.version('landcal_jax')}\n", "")
+
+
 def test_an_unknown_option_names_itself():
     status, _, complained = landcal("calibrate", "--solvers", "lbfgs")
     assert status == 2 and "--solvers" in complained
@@ -195,6 +200,14 @@ def test_overwrite_quietly_gives_the_same_numbers(full_run):
         xr.testing.assert_equal(ds, before)
 
 
+def test_another_model(small_twin):
+    status, said, complained = landcal("calibrate", "--model", "dalec", "--starts", "1")
+    assert status == 0, complained
+    assert said.startswith("Twin experiment: Dalec2") and "latent_heat" not in said
+    with xr.open_dataset("landcal-out/posterior.nc") as ds:
+        assert ds.attrs["model"] == "Dalec2" and ds.attrs["solver"] == "LevenbergMarquardt"
+
+
 def test_a_folder_that_cannot_be_made(folder, small_twin):
     (folder / "file").touch()
     assert refused("calibrate", "--out", "file").startswith("Expected: a folder that can be made at file")
@@ -241,7 +254,8 @@ def test_more_years_held_out_than_there_are():
 
 def test_an_interrupt_is_no_traceback(monkeypatch):
     monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert landcal("sites") == (130, "", "Interrupted: nothing was written.\n")
+    status, said, complained = landcal("sites")
+    assert (status, said) == (130, "") and complained.startswith("Interrupted.") and len(complained.splitlines()) == 1
 
 
 def test_a_fault_of_ours_is_a_traceback(monkeypatch):
@@ -318,6 +332,13 @@ def test_check_says_what_is_wrong_with_its_target(target, expected, got):
     complained = refused("check", target)
     assert len(complained.splitlines()) == 3
     assert complained.startswith(f"Expected: {expected}") and got in complained
+
+
+def test_check_names_a_file_that_does_not_run():
+    Path("broken.py").write_text("import landcal_jax\nproblem = landcal_jax.Problm()\n")
+    complained = refused("check", "broken.py:problem")
+    assert complained.startswith("Expected: a file broken.py that runs\nGot:      AttributeError:")
+    assert "Try:      python broken.py" in complained
 
 
 def test_check_without_a_file_takes_the_shipped_models():

@@ -199,6 +199,7 @@ def test_a_stream_that_the_model_lacks_is_left_out(made_flux):
     flux = made_flux.assign(latent_heat=("time", np.ones(made_flux.sizes["time"]), {"units": "W m-2"}))
     made = observed_experiment(weather(years=2, seed=0), flux, held_out_years=1, model=Dalec2())
     assert list(made.problem.observations) == ["nee"]
+    assert "Not used for calibration: latent_heat." in made.notes
 
 
 def without_calibrated_days(flux):

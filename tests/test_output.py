@@ -295,6 +295,17 @@ def test_warns_of_a_posterior_that_is_not_gaussian():
     assert any("The posterior is not Gaussian: its draws raise J" in sentence for sentence in sentences)
 
 
+def test_an_indefinite_hessian_gives_way_to_gauss_newton():
+    def folded(theta):
+        return {"nee": (theta["uptake"] ** 2 + 0 * SEASON)[None]}
+
+    made = experiment(folded, {"uptake": Parameter.normal(0.1, 1.0)}, nee=stream("nee", 0.5, values=np.full(DAYS, 4.0)))
+    at_start = LevenbergMarquardt(default_max_steps=0)
+    ds = calibrate(made, at_start, curvature="hessian", draws=20, progress=False).to_xarray()
+    assert ds.attrs["posterior_method"] == "Laplace (gauss-newton)"
+    assert ds.attrs["history"].startswith("Posterior by Gauss-Newton curvature instead of hessian: smallest eigenvalue")
+
+
 def test_warns_of_a_parameter_at_its_bound():
     parameters = PARAMETERS | {"uptake": Parameter.bounded(1.0, 1.0, 0.0, 2.0)}
     sentences = warned(experiment(fluxes, parameters, nee=stream("nee", 0.1, sigma=0.1)))
