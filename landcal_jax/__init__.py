@@ -16,48 +16,11 @@ The words that the package uses, everywhere:
 | forcing | meteorological drivers | `(site, time, ...)` |
 | MAP, analysis | minimiser of J(z) | |
 
-Importing the package sets nothing; call `configure()` before the first computation.
+Importing the package sets nothing, and loads a module when one of its names is first used: `landcal inspect` has no
+need of JAX, and figures bring matplotlib. Call `configure()` before the first computation. The public names stand in
+`__init__.pyi`, once, for this file and for type checkers.
 """
 
-import importlib
+import lazy_loader
 
-from landcal_jax.configure import configure as configure
-from landcal_jax.experiment import Calibration as Calibration
-from landcal_jax.experiment import Experiment as Experiment
-from landcal_jax.experiment import calibrate as calibrate
-from landcal_jax.experiment import observed_experiment as observed_experiment
-from landcal_jax.experiment import site_experiment as site_experiment
-from landcal_jax.experiment import twin_experiment as twin_experiment
-from landcal_jax.forward import AbstractForward as AbstractForward
-from landcal_jax.forward import FunctionForward as FunctionForward
-from landcal_jax.forward import SiteForward as SiteForward
-from landcal_jax.gradient import LBFGS as LBFGS
-from landcal_jax.gradient import GaussNewton as GaussNewton
-from landcal_jax.gradient import LevenbergMarquardt as LevenbergMarquardt
-from landcal_jax.gradient import MultiStart as MultiStart
-from landcal_jax.gradient import Optax as Optax
-from landcal_jax.model import AbstractModel as AbstractModel
-from landcal_jax.model import Run as Run
-from landcal_jax.model import equilibrium as equilibrium
-from landcal_jax.model import simulate as simulate
-from landcal_jax.observations import ExponentialCorrelation as ExponentialCorrelation
-from landcal_jax.observations import Observations as Observations
-from landcal_jax.observations import Stream as Stream
-from landcal_jax.observations import StreamSpec as StreamSpec
-from landcal_jax.parameters import Parameter as Parameter
-from landcal_jax.parameters import ParameterSpace as ParameterSpace
-from landcal_jax.posterior import Posterior as Posterior
-from landcal_jax.posterior import laplace as laplace
-from landcal_jax.problem import Problem as Problem
-from landcal_jax.sites import Sites as Sites
-from landcal_jax.solve import Result as Result
-from landcal_jax.solve import SolveError as SolveError
-from landcal_jax.solve import Status as Status
-from landcal_jax.solve import solve as solve
-
-
-def __getattr__(name: str):
-    # Figures bring matplotlib, which takes a second to import: only those who draw pay for it.
-    if name in ("plot", "report", "output"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,7 @@ from scipy.special import ndtri
 
 from landcal_jax.errors import complain
 from landcal_jax.problem import Linearisation, Problem, costs
-from landcal_jax.solve import AbstractGradientSolver, Counts, Progress, Status
+from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 STEP_FRACTIONS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)

@@ -27,7 +27,7 @@ from landcal_jax.errors import complain
 from landcal_jax.observations import METRICS, Observations, Stream
 from landcal_jax.plot_parameters import near_bound
 from landcal_jax.problem import evaluate
-from landcal_jax.solve import Status
+from landcal_jax.solvers import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
 LEVELS = (0.05, 0.5, 0.95)

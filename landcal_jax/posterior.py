@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from landcal_jax.errors import complain
 from landcal_jax.problem import Problem, costs
-from landcal_jax.solve import Result
+from landcal_jax.solvers import Result
 
 
 class Posterior(eqx.Module):

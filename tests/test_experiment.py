@@ -20,7 +20,7 @@ from landcal_jax.experiment import (
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.observations import Observations
-from landcal_jax.solve import Status
+from landcal_jax.solvers import Status
 from landcal_jax.weather import weather
 
 SOLVER = MultiStart(LevenbergMarquardt(), number=4, candidates=64, explore=10, finalists=1)

@@ -18,7 +18,7 @@ from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem, costs
-from landcal_jax.solve import AbstractGradientSolver, SolveError, Status, solve
+from landcal_jax.solvers import AbstractGradientSolver, SolveError, Status, solve
 
 # One row for every public solver: (what it is, the distance to the minimum that it is asked to reach).
 SOLVERS = {

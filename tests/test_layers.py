@@ -19,12 +19,12 @@ LAYERS = (
     ("report", "output", "experiment", *PLOTTING),
     ("posterior",),
     ("gradient", "testing", "weather"),
-    ("solve",),
+    ("solvers",),
     ("problem",),
     ("forward",),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
-    ("configure", "errors"),
+    ("configuration", "errors"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -2,7 +2,7 @@
 
 A solver is a value with `init(problem, z, key)` and `step(problem, state)`, both pure and traced by JAX; the loop,
 the progress, the history and the clock are here. The state that a solver carries has to offer the fields of
-`Progress`.
+`Progress`. (The module is not called `solve`: the package loads its names late, and a module would hide the function.)
 """
 
 import abc
