@@ -18,10 +18,11 @@ import platformdirs
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io import align, read_callmip_flux, read_differland_forcing, read_fluxdatakit_forcing
-from landcal_jax.io.checks import sha256
-from landcal_jax.io.flux import CALLMIP, FLUXNET2015, LICENCE, PLUMBER2
-from landcal_jax.io.forcing import DIFFERLAND, DIFFERLAND_LICENCE, FLUXDATAKIT, FLUXDATAKIT_LICENCE, WFDEI
+from landcal_jax.io.callmip_flux import CALLMIP, FLUXNET2015, LICENCE, PLUMBER2, read_callmip
+from landcal_jax.io.differland import DIFFERLAND, DIFFERLAND_LICENCE, read_differland
+from landcal_jax.io.drivers import align, drivers, fluxes
+from landcal_jax.io.files import sha256
+from landcal_jax.io.fluxdatakit import FLUXDATAKIT, FLUXDATAKIT_LICENCE, WFDEI, read_fluxdatakit
 
 DOUGLAS2025 = ("Douglas, N., Quaife, T. and Bannister, R. (2025): Exploring a hybrid ensemble-variational data "
                "assimilation technique (4DEnVar) with a simple ecosystem carbon model. Environmental Modelling and "
@@ -241,10 +242,10 @@ def load_site(name: str, *, progress: bool = False,
     site = find_site(name)
     paths = {source: fetch(source, progress=progress, base_url=base_url) for source in site.sources}
     if site.coordinates is None:
-        forcing = read_fluxdatakit_forcing(paths[site.forcing])
+        forcing = drivers(read_fluxdatakit(paths[site.forcing]))
     else:
-        forcing = read_differland_forcing(paths[site.forcing], coordinates=paths[site.coordinates])
-    flux = read_callmip_flux(paths[site.flux])
+        forcing = drivers(read_differland(paths[site.forcing], coordinates=paths[site.coordinates]))
+    flux = fluxes(read_callmip(paths[site.flux]))
     for dataset, source in ((forcing, site.forcing), (flux, site.flux)):
         dataset.attrs["source"] = f"{dataset.attrs['source']}, {source.url}"
     forcing, flux = align(forcing, flux)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from landcal_jax import data
-from landcal_jax.io.checks import sha256
+from landcal_jax.io.files import sha256
 
 
 @pytest.fixture

@@ -1,23 +1,22 @@
-"""Readers: what they give on small made files and on real ones, and what they say when a file is wrong."""
+"""Units, and the readers of CalLMIP and DifferLand: what they give on small made files and on real ones, and what they refuse."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import rdata
 import xarray as xr
 
 from landcal_jax.io import (
     align,
     convert,
-    read_callmip_flux,
-    read_differland_flux,
-    read_differland_forcing,
+    drivers,
+    read_callmip,
+    read_differland,
     read_flux,
-    read_fluxdatakit_forcing,
     read_forcing,
 )
+from landcal_jax.io.normal import step_of
 
 N = 366  # 2004, a leap year
 
@@ -102,24 +101,36 @@ def test_callmip_normal_form(tmp_path: Path) -> None:
         "nee": "gC m-2 d-1", "latent_heat": "W m-2"}
     assert int(flux["nee"].notnull().sum()) == int(flux["nee_uncertainty"].notnull().sum()) == N - 2
     history = flux.attrs["history"].split("\n")
-    assert history[0].startswith(f"nee: {N - 2} observed days of {N};")
-    assert "correlation with latent heat is -1.00" in history[3] and "standard_name" in history[3]
-    assert "standard_name" not in flux["nee"].attrs and len(flux.attrs["sha256"]) == 64
+    assert f"nee: {N - 2} observed days of {N}." in history
+    assert f"nee (NEE_daily): {N - 2} values on {N} steps; 2 blank or NaN are missing." in history
+    assert any("correlation with latent heat is -1.00" in line and "standard_name" in line for line in history)
+    assert "standard_name" not in flux["nee"].attrs and len(flux.attrs["sha256"]) == 64 and step_of(flux) == "P1D"
+
+
+def test_callmip_fills_side_by_side(tmp_path: Path) -> None:
+    """1e20 as the fill value, 1e20 without being declared, NaN and -9999 in one series all mean missing."""
+    ds = callmip()
+    ds["Qle_daily"][20:23] = [-9999.0, np.nan, 1e20]
+    path = tmp_path / "FI-Xxx_daily.nc"
+    ds.to_netcdf(path, encoding={"Qle_daily": {"_FillValue": None}})
+    flux = read_callmip(path)
+    assert np.isnan(flux["latent_heat"].values[20:23]).all() and int(flux["latent_heat"].notnull().sum()) == N - 3
+    assert "latent_heat (Qle_daily): 363 values on 366 steps; 2 fill values and 1 blank or NaN are missing." in flux.attrs["history"]
 
 
 def test_callmip_units_are_converted(tmp_path: Path) -> None:
     ds = callmip()
     for name in ("NEE_daily", "NEE_uc_daily"):
         ds[name] = (ds[name] / (1e-6 * 12.011 * 86400)).assign_attrs(units="umol m-2 s-1")
-    np.testing.assert_allclose(read_callmip_flux(written(ds, tmp_path))["nee"],
-                               read_callmip_flux(written(callmip(), tmp_path, "FI-Xxx_2.nc"))["nee"], rtol=1e-6)
+    np.testing.assert_allclose(read_callmip(written(ds, tmp_path))["nee"],
+                               read_callmip(written(callmip(), tmp_path, "FI-Xxx_2.nc"))["nee"], rtol=1e-6)
 
 
 def test_callmip_value_without_uncertainty_is_masked_and_counted(tmp_path: Path) -> None:
     ds = callmip()
     ds["Qle_uc_daily"][5] = 0.0
     ds["Qle_uc_daily"][6] = np.nan
-    flux = read_callmip_flux(written(ds, tmp_path))
+    flux = read_callmip(written(ds, tmp_path))
     assert np.isnan(flux["latent_heat"].values[5:7]).all()
     assert "2 more masked for want of a positive uncertainty" in flux.attrs["history"]
 
@@ -127,8 +138,8 @@ def test_callmip_value_without_uncertainty_is_masked_and_counted(tmp_path: Path)
 def test_callmip_hourly_record_summed_as_half_hours(tmp_path: Path) -> None:
     ds = callmip()
     ds.attrs["Input_file"] = "x/Hourly_qc_fixed/FLX_US-MMS_FLUXNET2015_FULLSET_HR_1999-2014.csv"
-    flux = read_callmip_flux(written(ds, tmp_path))
-    plain = read_callmip_flux(written(callmip(), tmp_path, "FI-Xxx_2.nc"))
+    flux = read_callmip(written(ds, tmp_path))
+    plain = read_callmip(written(callmip(), tmp_path, "FI-Xxx_2.nc"))
     for name in ("nee", "nee_uncertainty"):
         np.testing.assert_allclose(flux[name], 2.0 * plain[name])
     np.testing.assert_allclose(flux["latent_heat"], plain["latent_heat"])
@@ -139,15 +150,15 @@ def test_callmip_absent_days_and_noon_stamps(tmp_path: Path) -> None:
     ds = callmip().isel(time=np.r_[0:100, 103:N])
     ds["time"] = ds["time"] + 43200.0
     ds["time"].attrs = callmip()["time"].attrs
-    flux = read_callmip_flux(written(ds, tmp_path))
-    assert "3 days between the first and the last are absent" in flux.attrs["history"]
+    flux = read_callmip(written(ds, tmp_path))
+    assert "3 steps between the first and the last are absent" in flux.attrs["history"]
     assert (flux["time"].dt.hour == 0).all()
 
 
 def test_callmip_site_from_the_file_name(tmp_path: Path) -> None:
     ds = callmip()
     del ds.attrs["site_code"]
-    assert str(read_callmip_flux(written(ds, tmp_path))["site"].values) == "FI-Xxx"
+    assert str(read_callmip(written(ds, tmp_path))["site"].values) == "FI-Xxx"
 
 
 def _at(name: str, index: int, value: float) -> dict[str, object]:
@@ -166,15 +177,20 @@ DAYS = 86400.0 * np.arange(N)
 @pytest.mark.parametrize(("changes", "parts"), [
     ({"Qh_uc_daily": None}, ("variable 'Qh_uc_daily' in FI-Xxx_daily.nc", "only .*NEE_daily")),
     ({"NEE_daily": ("time", np.zeros(N))}, ("units attribute on 'NEE_daily' of FI-Xxx_daily.nc", "none")),
-    ({"NEE_daily": ("time", np.zeros(N), {"units": "mm d-1"})}, ("gC m-2 d-1", "another kind of quantity")),
+    ({"NEE_daily": ("time", np.zeros(N), {"units": "mm d-1"})}, ("nee .NEE_daily. of FI-Xxx_daily.nc .* 'gC m-2 d-1'", "'mm d-1'")),
     (_at("NEE_daily", 40, 5000.0), ("nee between -100 and 100", "5000 on 2004-02-10")),
-    (_at("Qle_daily", 0, -9999.0), ("latent_heat", "-9999 on 2004-01-01")),
+    (_at("Qle_daily", 0, -8888.0), ("latent_heat", "-8888 on 2004-01-01")),
+    (_at("Qle_uc_daily", 3, -2.0), ("latent_heat_uncertainty between 0", "-2 on 2004-01-04")),
     ({"NEE_daily": -callmip()["NEE_daily"].assign_attrs(units="gC/m2/d")}, ("positive to the atmosphere", r"\+1.00")),
-    (_time(np.where(np.arange(N) == 7, DAYS[6], DAYS)), ("increasing, in FI-Xxx_daily.nc", "2004-01-07 twice")),
-    (_time(DAYS[::-1].copy()), ("increasing", "2004-12-30 after 2004-12-31")),
-    (_time(30 * DAYS), ("one time stamp a day", "steps of 30 days")),
-    (_time(DAYS / 24), ("one time stamp a day", "24 different hours")),
-    (_time(DAYS, units="days"), ("one time stamp a day", "no variable `time` with units")),
+    (_time(np.where(np.arange(N) == 7, DAYS[6], DAYS)), ("increasing time stamps in FI-Xxx_daily.nc", "2004-01-07 00:00:00 twice .row 8")),
+    (_time(DAYS[::-1].copy()), ("increasing", "2004-12-30 00:00:00 after 2004-12-31")),
+    (_time(30 * DAYS), ("one stamp a month in FI-Xxx_daily.nc", "a second one, 2004-01-31")),
+    (_time(3 * DAYS), ("one time stamp a day", "steps of P3D")),
+    (_time(DAYS / 24), ("one time stamp a day", "steps of PT1H")),
+    (_time(DAYS + 3600.0 * (np.arange(N) == 9)), ("one stamp a day", "2 different hours")),
+    (_time(np.where(np.arange(N) == 5, np.nan, DAYS)), ("time stamps in FI-Xxx_daily.nc", "1 of its values missing")),
+    (_time(1e300 * (1.0 + DAYS)), ("time stamps in FI-Xxx_daily.nc", "values from 1e.300")),
+    (_time(DAYS, units="days"), ("time stamps in", "no variable `time` with units")),
     (_time(DAYS, calendar="noleap"), ("standard calendar", "'noleap'")),
     ({"latitude": ("y", [912.0])}, ("one latitude in degrees", "912")),
     ({"longitude": None}, ("one longitude in degrees", r"\[\]")),
@@ -182,25 +198,25 @@ DAYS = 86400.0 * np.arange(N)
 ])
 def test_callmip_refuses(changes: dict[str, object], parts: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
-        read_callmip_flux(written(callmip(**changes), tmp_path))
+        read_callmip(written(callmip(**changes), tmp_path))
     assert caught.match(says(*parts))
     assert "FI-Xxx_daily.nc" in str(caught.value)
 
 
 def test_flux_files_that_are_not_there_or_not_netcdf(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=says("no file .*gone.nc")):
-        read_callmip_flux(tmp_path / "gone.nc")
+        read_callmip(tmp_path / "gone.nc")
     (tmp_path / "broken.nc").write_bytes(b"<html>404</html>")
     with pytest.raises(ValueError, match=says("broken.nc, which cannot be read as NetCDF")):
-        read_callmip_flux(tmp_path / "broken.nc")
+        read_callmip(tmp_path / "broken.nc")
     with pytest.raises(ValueError, match=says("one site a file", "'FI-Xxx'")):
-        read_callmip_flux(written(callmip(), tmp_path, "FI-Hyy_daily.nc"))
+        read_callmip(written(callmip(), tmp_path, "FI-Hyy_daily.nc"))
     anonymous = callmip()
     del anonymous.attrs["site_code"]
     with pytest.raises(ValueError, match=says("the site of x.nc", "no attribute site_code")):
-        read_callmip_flux(written(anonymous, tmp_path, "x.nc"))
+        read_callmip(written(anonymous, tmp_path, "x.nc"))
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "other.nc")
-    with pytest.raises(ValueError, match=says("NEE_daily", "NBE", "variables a")):
+    with pytest.raises(ValueError, match=says("one of the formats CalLMIP", "other.nc")):
         read_flux(tmp_path / "other.nc")
 
 
@@ -242,24 +258,26 @@ def test_differland_normal_form(tmp_path: Path) -> None:
     elsewhere = tmp_path / "sub"
     elsewhere.mkdir()
     moved = (tmp_path / "FI-Xxx.nc").rename(elsewhere / "FI-Xxx.nc")
-    xr.testing.assert_identical(read_differland_forcing(moved, coordinates=tmp_path / "site_coords.csv"), forcing)
+    again = drivers(read_differland(moved, coordinates=tmp_path / "site_coords.csv"))
+    xr.testing.assert_equal(again, forcing)
+    assert again.attrs["history"] == forcing.attrs["history"]
 
 
 def test_differland_corrections_are_counted(tmp_path: Path) -> None:
     highest = 8 * np.sin(2 * np.pi * (np.arange(N) - 80) / 365.25) + 7
     path = differland(tmp_path, CO2=_series(3, 541.0, "ppm", 390.0), VPD=_series(9, -1e-4, "hPa"), days=N,
                       T2M_MIN=("time", np.where(np.arange(N) == 2, highest + 1e-4, highest - 5), {"units": "deg C"}))
-    forcing = read_differland_forcing(path)
+    forcing = drivers(read_differland(path))
     history = forcing.attrs["history"]
     assert "co2: 1 days outside 330 to 450 ppm look suspicious (the most extreme 541) and were kept." in history
-    assert "vpd: 1 negative values of rounding size were set to zero." in history
+    assert "vpd: 1 negative values down to -0.0001 hPa were set to zero." in history
     assert "temperature_max: 1 days below temperature_min by rounding" in history
     assert float(forcing["co2"][3]) == 541.0 and float(forcing["vpd"][9]) == 0.0
     assert (forcing["temperature_max"] >= forcing["temperature_min"]).all()
 
 
 def test_differland_short_last_year_is_said(tmp_path: Path) -> None:
-    forcing = read_differland_forcing(differland(tmp_path, days=N - 1))
+    forcing = read_differland(differland(tmp_path, days=N - 1))
     assert "365 days of the 366 from 2004-01-01 to 2004-12-31; its last is 2004-12-30" in forcing.attrs["history"]
 
 
@@ -267,9 +285,33 @@ def test_differland_flux(tmp_path: Path) -> None:
     path = differland(tmp_path, NBEunc=("time", np.where(np.arange(N) == 4, 0.0, 0.2)),
                       GPP=("time", np.where(np.arange(N) < 3, -9999.0, 1.0)))
     flux = read_flux(path)
-    assert {"gpp", "nee", "et", "lai", "nee_uncertainty"} <= set(flux.data_vars) and "latent_heat" not in flux
+    assert {"gpp", "nee", "evapotranspiration", "latent_heat", "lai", "nee_uncertainty"} <= set(flux.data_vars)
     assert int(flux["gpp"].notnull().sum()) == N - 3 and flux["gpp"].attrs["units"] == "gC m-2 d-1"
+    assert flux["gpp"].attrs["gap_filled"] == "included, not marked" and flux["gpp"].attrs["units_in_file"] == "not stated"
+    assert int(flux["nee"].notnull().sum()) == N and int(flux["nee_uncertainty"].notnull().sum()) == N - 1
+    assert "gpp (GPP): 363 values on 366 steps; 3 fill values are missing." in flux.attrs["history"]
+    assert "Gap-filled days are included and not marked in gpp, nee, evapotranspiration, lai." in flux.attrs["history"]
     assert "nee: 366 values on 366 days, gap-filled days included; 1 of them" in flux.attrs["history"]
+    whole = read_differland(path)
+    np.testing.assert_allclose(flux["latent_heat"], whole["evapotranspiration"] * 2.45e6 / 86400)
+    assert {"temperature_min", "nee"} <= set(whole.data_vars)
+
+
+def test_differland_soil_moisture_and_pressure(tmp_path: Path) -> None:
+    moisture = np.where(np.arange(N) < 111, -9999.0, 25.0)
+    ds = read_differland(differland(tmp_path, SWC=("time", moisture), PA=("time", np.full(N, 98.5), {"units": "kPa"}),
+                                    RECO=("time", np.full(N, 3.0)), RECOunc=("time", np.full(N, 0.1)), EF=("time", np.ones(N))))
+    assert float(ds["soil_moisture"][200]) == 0.25 and int(ds["soil_moisture"].isnull().sum()) == 111
+    assert float(ds["pressure"][0]) == 985.0 and float(ds["reco_uncertainty"][0]) == 0.1
+    assert "Left out, without a name in the normal form or without a value: EF." in ds.attrs["history"]
+
+
+def test_differland_time_counts_days_since_2001(tmp_path: Path) -> None:
+    """In the files of the authors; where they do not agree with start_year, one of the two is wrong."""
+    path = differland(tmp_path, time=("time", 1095 + np.arange(N)))
+    assert "day 0 is 2004-01-01, the start_year of site_coords.csv, as its column time says" in read_differland(path).attrs["history"]
+    with pytest.raises(ValueError, match=says("days since 2001-01-01 beginning with 1095", "730 at index 0")):
+        read_differland(differland(tmp_path, time=("time", 730 + np.arange(N))))
 
 
 @pytest.mark.parametrize(("changes", "parts"), [
@@ -277,7 +319,7 @@ def test_differland_flux(tmp_path: Path) -> None:
     ({"SSRD": _series(5, -9999.0, "MJ/m2/d")}, ("shortwave on every day", "1 missing values, the first on 2004-01-06")),
     ({"CO2": _series(6, np.nan, "ppm", 390.0)}, ("co2 on every day", "2004-01-07")),
     ({"VPD": _series(31, -2.0, "hPa")}, ("vpd between 0 and 150 hPa", "-2 on 2004-02-01")),
-    ({"VPD": _series(0, 5.0, "K")}, ("hPa", "another kind of quantity")),
+    ({"VPD": _series(0, 5.0, "K")}, ("vpd .VPD. of FI-Xxx.nc in a unit that can become 'hPa'", "'K'")),
     ({"T2M_MIN": _series(8, 60.0, "deg C", -20.0)}, ("temperature_max of at least", "60 degC on 2004-01-09, 1 such")),
     ({"SSRD": _series(0, 200.0, "MJ/m2/d")}, ("shortwave between 0 and 48", "200 on 2004-01-01")),
     ({"CO2": _series(0, 0.0, "ppm", 390.0)}, ("co2 between 150 and 2000", "0 on 2004-01-01")),
@@ -287,7 +329,7 @@ def test_differland_flux(tmp_path: Path) -> None:
 ])
 def test_differland_refuses(changes: dict[str, object], parts: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
-        read_differland_forcing(differland(tmp_path, **changes))
+        drivers(read_differland(differland(tmp_path, **changes)))
     assert caught.match(says(*parts))
 
 
@@ -295,85 +337,10 @@ def test_differland_without_table(tmp_path: Path) -> None:
     path = differland(tmp_path)
     (tmp_path / "site_coords.csv").unlink()
     with pytest.raises(FileNotFoundError, match=says("site_coords.csv with the start_year of FI-Xxx")):
-        read_differland_forcing(path)
+        read_differland(path)
 
 
-# --- FluxDataKit ---
-
-
-def fluxdatakit(folder: Path, **changes: object) -> Path:
-    """Write drivers in the form of FluxDataKit for 2004 without 29 February; `changes` replace columns."""
-    days = pd.date_range("2004-01-01", "2004-12-31").drop("2004-02-29")
-    temperature = 8.0 + 10.0 * np.sin(2 * np.pi * (days.day_of_year.to_numpy() - 100) / 366)
-    table = pd.DataFrame({
-        "date": (days - pd.Timestamp(0)).days.to_numpy(float), "tmin": temperature, "tmax": temperature, "ppfd": 3e-4,
-        "vpd": 500.0, "rain": np.where(days == "2004-02-28", 2e-5, 0.0), "snow": 1e-5, "co2": 377.0})
-    table = pd.DataFrame({name: changes.get(name, table[name]) for name in table if changes.get(name, 0) is not None})
-    table = table[~table["date"].isin(changes.get("drop", []))].reset_index(drop=True)
-    info = pd.DataFrame({"lat": [55.49], "lon": [11.64]})
-    rdata.write_rds(folder / "DK-Xxx.rds", {"sitename": "DK-Xxx", "forcing": table, "siteinfo": info})
-    return folder / "DK-Xxx.rds"
-
-
-def test_fluxdatakit_normal_form(tmp_path: Path) -> None:
-    forcing = read_forcing(fluxdatakit(tmp_path))
-    assert forcing.sizes["time"] == N and str(forcing["site"].values) == "DK-Xxx"
-    leap = forcing.sel(time="2004-02-29")
-    assert float(leap["precipitation"]) == pytest.approx(86400 * 2e-5)  # mean of 3e-5 and 1e-5 kg m-2 s-1
-    assert float(leap["temperature_min"]) == pytest.approx(
-        0.5 * float(forcing["temperature_min"][58] + forcing["temperature_min"][60]))
-    assert float(forcing["shortwave"][0]) == pytest.approx(3e-4 / 2.04e-6 * 0.0864)
-    assert float(forcing["vpd"][0]) == pytest.approx(5.0)
-    for sentence in ("1 days inserted", "both are the daily mean", "not tower data", "2.04 umol J-1", "was set to 0"):
-        assert sentence in forcing.attrs["history"]
-
-
-@pytest.mark.parametrize(("changes", "parts"), [
-    ({"ppfd": None}, ("columns date, tmin", "no ppfd")),
-    ({"drop": [12500.0, 12501.0]}, ("drivers on every day", "2 days absent, the first 2004-03-23")),
-    ({"vpd": -300.0}, ("vpd between", "-3 on 2004-01-01", "365 more")),
-])
-def test_fluxdatakit_refuses(changes: dict[str, object], parts: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as caught:
-        read_fluxdatakit_forcing(fluxdatakit(tmp_path, **changes))
-    assert caught.match(says(*parts))
-
-
-def test_fluxdatakit_missing_value_is_not_filled_with_the_leap_day(tmp_path: Path) -> None:
-    vpd = np.full(365, 500.0)
-    vpd[200] = np.nan
-    with pytest.raises(ValueError, match=says("vpd on every day", "1 missing values")):
-        read_fluxdatakit_forcing(fluxdatakit(tmp_path, vpd=vpd))
-
-
-def test_fluxdatakit_files_that_are_something_else(tmp_path: Path) -> None:
-    (tmp_path / "DK-Bad.rds").write_bytes(b"not R")
-    with pytest.raises(ValueError, match=says("DK-Bad.rds, which cannot be read")):
-        read_fluxdatakit_forcing(tmp_path / "DK-Bad.rds")
-    rdata.write_rds(tmp_path / "DK-Vec.rds", np.arange(3.0))
-    with pytest.raises(ValueError, match=says("sitename, forcing and siteinfo in DK-Vec.rds", "ndarray")):
-        read_fluxdatakit_forcing(tmp_path / "DK-Vec.rds")
-
-
-# --- the normal form itself, and pairs of files ---
-
-
-def test_normal_form_round_trip(tmp_path: Path) -> None:
-    forcing, flux = read_forcing(differland(tmp_path)), read_flux(written(callmip(), tmp_path))
-    for dataset, read in ((forcing, read_forcing), (flux, read_flux)):
-        dataset.to_netcdf(tmp_path / "normal.nc")
-        again = read(tmp_path / "normal.nc")
-        for name in dataset.data_vars:
-            xr.testing.assert_equal(again[name], dataset[name])
-            assert again[name].attrs == dataset[name].attrs
-        assert again.attrs["history"].startswith(dataset.attrs["history"])
-        assert again.attrs["references"] == dataset.attrs["references"]
-
-
-def test_normal_forcing_refuses_a_gap_in_time(tmp_path: Path) -> None:
-    read_forcing(differland(tmp_path)).isel(time=np.r_[0:10, 12:N]).to_netcdf(tmp_path / "normal.nc")
-    with pytest.raises(ValueError, match=says("drivers on every day in normal.nc", "2 days absent, .* 2004-01-11")):
-        read_forcing(tmp_path / "normal.nc")
+# --- pairs of files ---
 
 
 def test_align(tmp_path: Path) -> None:
@@ -389,46 +356,3 @@ def test_align(tmp_path: Path) -> None:
         align(forcing.assign_coords(site="FI-Yyy"), flux)
     with pytest.raises(ValueError, match=says("at the same place", "1.00 degrees apart")):
         align(forcing.assign_coords(latitude=62.85), flux)
-
-
-# --- real files ---
-
-
-@pytest.mark.parametrize(("name", "days", "counts"), [
-    ("DK-Sor_daily_aggregated_1997-2014", 6574, (3051, 3126, 3267, 1661)),
-    ("FI-Hyy_daily_aggregated_1996-2014", 6940, (1296, 1763, 1823, 407)),
-    ("FR-Pue_daily_aggregated_2000-2014", 5479, (1006, 2205, 1461, 517)),
-])
-def test_real_callmip_coverage(name: str, days: int, counts: tuple[int, ...], data_dir: Path) -> None:
-    flux = read_callmip_flux(data_dir / "flux_daily/callmip_phase1" / f"{name}_FLUXNET2015_Flux.nc")
-    valid = [flux[stream].notnull() for stream in ("nee", "latent_heat", "sensible_heat")]
-    assert flux.sizes["time"] == days
-    found = tuple(int(v.sum()) for v in (*valid, valid[0] & valid[1] & valid[2]))
-    assert found[:3] == counts[:3] and "is negative" not in flux.attrs["history"]
-    assert "nee is positive to the atmosphere" in flux.attrs["history"]
-    assert found[3] == counts[3]
-
-
-def test_real_phase_1a_equals_1b(data_dir: Path) -> None:
-    folder = data_dir / "flux_daily/callmip_phase1"
-    early = read_callmip_flux(folder / "phase1a/DK-Sor_daily_aggregated_1997-2013_FLUXNET2015_Flux.nc")
-    whole = read_callmip_flux(folder / "DK-Sor_daily_aggregated_1997-2014_FLUXNET2015_Flux.nc")
-    xr.testing.assert_equal(early, whole.sel(time=early["time"]))
-
-
-def test_real_nee_agrees_between_sources(data_dir: Path) -> None:
-    callmip_file = data_dir / "flux_daily/callmip_phase1/FI-Hyy_daily_aggregated_1996-2014_FLUXNET2015_Flux.nc"
-    theirs = read_differland_flux(data_dir / "flux_daily/differland/FI-Hyy.nc")["nee"]
-    ours = read_callmip_flux(callmip_file)["nee"].reindex(time=theirs["time"])
-    both = (ours.notnull() & theirs.notnull()).values
-    slope, _ = np.polyfit(theirs.values[both], ours.values[both], 1)
-    assert both.sum() == 523 and slope == pytest.approx(1.0, abs=0.005)
-
-
-def test_real_photon_constant(data_dir: Path) -> None:
-    """Reanalysis and tower agree on mean shortwave at FR-Pue within 2 %, so the photon constant is the right one."""
-    folder = data_dir / "flux_daily"
-    tower = read_differland_forcing(folder / "differland/FR-Pue.nc")["shortwave"]
-    reanalysis = read_fluxdatakit_forcing(folder / "fluxdatakit/FR-Pue.rds")["shortwave"].sel(time=tower["time"])
-    assert float(reanalysis.mean() / tower.mean()) == pytest.approx(1.0, abs=0.02)
-    assert np.corrcoef(tower, reanalysis)[0, 1] > 0.9

@@ -1,14 +1,14 @@
-"""Units of the field's files, converted by pint: `convert(values, "Pa", "hPa")`.
+"""Units of the field's files: `convert(values, "Pa", "hPa")`, by pint with the reading of CF units of cf-xarray.
 
-Files write units in the exponent style of CF and udunits ("gC m-2 d-1", "W m-2", "gC/m2/d"), and pint does not know
-carbon or rain. This module teaches it both and nothing else:
+Files write units in the exponent style of CF and udunits ("gC m-2 d-1", "W m-2", "gC/m2/d"), and neither library knows
+carbon or rain. This module teaches them both and nothing else:
 
 - gC is a dimension of its own, so that carbon cannot turn into water by mistake. "kgC" and "mgC" follow from it, and
   amounts of substance ("umol m-2 s-1", "umolCO2 m-2 s-1") become carbon with the molar mass of carbon.
 - Water: 1 kg m-2 is a column of 1 mm.
-
-What depends on more than the unit (photon flux to shortwave, evaporation to latent heat) is not a unit conversion and
-lives with the reader that needs it.
+- Evaporation and latent heat are the same flux: 2.45 MJ kg-1 (Allen et al. 1998, FAO Irrigation and Drainage Paper 56, at
+  20 degC; it falls by 0.1 % a kelvin). Only the quantities `latent_heat` and `evapotranspiration` convert so, because
+  rain in mm d-1 must not become watts.
 """
 
 import functools
@@ -22,10 +22,16 @@ from landcal_jax.errors import complain
 
 CARBON_MOLAR_MASS = 12.011  # g mol-1
 WATER_DENSITY = 1000.0  # kg m-3
+VAPORISATION = 2.45e6  # J kg-1
+EVAPORATION = ("latent_heat", "latent_heat_uncertainty", "evapotranspiration", "evapotranspiration_uncertainty")
 
 # Spellings that occur in the files and mean something else, or nothing, to pint.
-SPELLINGS = {"deg C": "degC", "C": "degC", "hPA": "hPa", "-": "1", "": "1"}
-TOKEN = re.compile(r"(?P<name>[A-Za-zµ_%]+)\^?(?P<power>-?\d+)?|1")
+SPELLINGS = {
+    "deg C": "degC", "C": "degC", "celsius": "degC", "deg_C": "degC", "deg K": "K", "Kelvin": "K", "kelvin": "K", "hPA": "hPa",
+    "mbar": "hPa", "-": "1", "": "1", "none": "1", "dimensionless": "1", "fraction": "1", "nondimensional": "1", "unitless": "1",
+    "ppmv": "ppm", "ppbv": "ppb"}
+# A name with its substance: umolCO2, umol_CO2, gC, g C, kg[C].
+CARBON = (re.compile(r"(?<=mol)[ _]?(?:CO2|C)\b"), re.compile(r"\b([kmuµTP]?g)[ _\[]C\]?\b"))
 
 
 @functools.cache
@@ -33,12 +39,17 @@ def _registry() -> Any:
     """The single pint registry, made when the first conversion needs it: importing pint takes half a second."""
     import pint
 
-    registry = pint.UnitRegistry(cache_folder=None)
+    before = pint.get_application_registry().get()
+    from cf_xarray.units import units as registry
+
+    # cf-xarray makes its registry that of the whole process; what a user's script has set stays as it is.
+    pint.set_application_registry(before)
     registry.define("gC = [carbon]")
     registry.define(f"molC = {CARBON_MOLAR_MASS} gC")
+    registry.define("ppb = 1e-9")
     molar_mass = registry.Quantity(CARBON_MOLAR_MASS, "gC / mol")
-    density = registry.Quantity(WATER_DENSITY, "kg / m**3")
-    land = pint.Context("land")
+    density, heat = registry.Quantity(WATER_DENSITY, "kg / m**3"), registry.Quantity(VAPORISATION, "J / kg")
+    land, evaporation = pint.Context("land"), pint.Context("evaporation")
     for per in ("", " / [length] ** 2", " / [length] ** 2 / [time]"):
         land.add_transformation(f"[substance]{per}", f"[carbon]{per}", lambda _, value: value * molar_mass)
         land.add_transformation(f"[carbon]{per}", f"[substance]{per}", lambda _, value: value / molar_mass)
@@ -46,47 +57,53 @@ def _registry() -> Any:
     for column, depth in columns.items():
         land.add_transformation(column, depth, lambda _, value: value / density)
         land.add_transformation(depth, column, lambda _, value: value * density)
+    rate, power = "[mass] / [length] ** 2 / [time]", "[mass] / [time] ** 3"
+    evaporation.add_transformation(rate, power, lambda _, value: value * heat)
+    evaporation.add_transformation(power, rate, lambda _, value: value / heat)
+    evaporation.add_transformation("[length] / [time]", power, lambda _, value: value * density * heat)
+    evaporation.add_transformation(power, "[length] / [time]", lambda _, value: value / heat / density)
     registry.add_context(land)
-    registry.enable_contexts("land")
+    registry.add_context(evaporation)
     return registry
 
 
-def _to_pint(unit: str) -> str:
-    """Rewrite a unit of the exponent style as a pint expression: "gC m-2 d-1" is "gC**1 * m**-2 * d**-1"."""
-    text = SPELLINGS.get(unit.strip(), unit.strip()).replace("CO2", "C")
-    factors = []
-    for position, part in enumerate(text.split("/")):
-        for token in re.split(r"[\s.*·]+", part.strip().replace("**", "^")):
-            match = TOKEN.fullmatch(token)
-            if match is None:
-                raise ValueError(complain("a unit such as 'gC m-2 d-1', 'W m-2' or 'degC'", repr(unit),
-                                          "write factors with integer exponents, separated by blanks"))
-            if match["name"]:
-                power = int(match["power"] or 1) * (-1 if position else 1)
-                factors.append(f"{match['name']}**{power}" if power != 1 else match["name"])
-    return " * ".join(factors) or "dimensionless"
+def _spelled(unit: str) -> str:
+    """A unit of a file in a spelling that pint reads."""
+    text = SPELLINGS.get(unit.strip(), unit.strip())
+    text = CARBON[0].sub("", text)
+    text = CARBON[1].sub(r"\1C", text)
+    if re.search(r"[^\w\s*/^().%°·+-]", text):  # pint's tokenizer would drop it in silence
+        raise ValueError(f"a character in {unit!r} that is no part of a unit")
+    return re.sub(r"\s*/\s*", "/", text)
 
 
-def convert(values: ArrayLike, from_unit: str, to_unit: str) -> np.ndarray:
+def convert(values: ArrayLike, from_unit: str, to_unit: str, quantity: str = "") -> np.ndarray:
     """Return `values` as float64 in `to_unit`; both units in the exponent style of CF.
+
+    `quantity`: name of the normal form; latent heat and evapotranspiration then convert into each other.
 
     >>> float(convert(1.0, "umol m-2 s-1", "gC m-2 d-1").round(4))
     1.0378
+    >>> float(convert(28.356, "W m-2", "mm d-1", "latent_heat").round(3))
+    1.0
 
     Raises ValueError when a unit is unknown or the two measure different things.
     """
     values = np.asarray(values, dtype=np.float64)
     if from_unit == to_unit:
         return values
+    import tokenize
+
     import pint
 
     registry = _registry()
-    source, target = _to_pint(from_unit), _to_pint(to_unit)
+    contexts = ("land", "evaporation") if quantity in EVAPORATION else ("land",)
     try:
-        return np.asarray(registry.Quantity(values, source).to(target).magnitude, dtype=np.float64)
-    except pint.UndefinedUnitError as error:
-        raise ValueError(complain(f"a unit that can become {to_unit!r}", repr(from_unit),
-                                  f"correct the spelling of the unit ({error})")) from error
+        given = registry.Quantity(values, registry.parse_units(_spelled(from_unit)))
+        return np.asarray(given.to(registry.parse_units(_spelled(to_unit)), *contexts).magnitude, dtype=np.float64)
     except pint.DimensionalityError as error:
         raise ValueError(complain(f"a unit that can become {to_unit!r}", f"{from_unit!r}, another kind of quantity",
                                   "correct the units attribute, or name the right variable")) from error
+    except (pint.PintError, ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, AssertionError) as error:
+        raise ValueError(complain(f"a unit that can become {to_unit!r}, such as 'gC m-2 d-1', 'W m-2' or 'degC'", repr(from_unit),
+                                  "correct the spelling of the unit: factors with integer exponents, separated by blanks")) from error

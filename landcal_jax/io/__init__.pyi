@@ -1,0 +1,32 @@
+"""The public names of landcal_jax.io; each is loaded when it is first used."""
+
+from .callmip_flux import read_callmip as read_callmip
+from .cardamom import read_cbf as read_cbf
+from .cardamom import read_cbf_netcdf as read_cbf_netcdf
+from .daily import daily as daily
+from .differland import read_differland as read_differland
+from .drivers import align as align
+from .drivers import drivers as drivers
+from .drivers import fluxes as fluxes
+from .drivers import read_flux as read_flux
+from .drivers import read_forcing as read_forcing
+from .fluxdatakit import read_fluxdatakit as read_fluxdatakit
+from .fluxnet import read_fluxnet as read_fluxnet
+from .formats import FORMATS as FORMATS
+from .formats import read as read
+from .formats import recognise as recognise
+from .inspection import inspect as inspect
+from .normal import Column as Column
+from .normal import normalise as normalise
+from .parameter_files import ParameterTable as ParameterTable
+from .parameter_files import patch_namelist as patch_namelist
+from .parameter_files import read_parameters as read_parameters
+from .parameter_files import write_parameters as write_parameters
+from .plumber2 import read_plumber2 as read_plumber2
+from .tables import read_table as read_table
+from .towers import read_bigleaf as read_bigleaf
+from .towers import read_jax_canveg as read_jax_canveg
+from .towers import read_peprmt as read_peprmt
+from .towers import read_reddyproc as read_reddyproc
+from .towers import read_rsofun as read_rsofun
+from .units import convert as convert

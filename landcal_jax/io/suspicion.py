@@ -1,0 +1,305 @@
+"""What looks wrong in a series of the normal form, in sentences with counts and the worst time. Nothing is changed here.
+
+Each check takes a Dataset and yields sentences; `CHECKS` lists them. A check says what it saw and what that may mean: data
+that look odd may be right, and a file without a sentence may be wrong.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from landcal_jax.io.coverage import SEASONS, ahead_of_clock, coverage, series_of
+from landcal_jax.io.daily import is_subdaily, is_utc, offset_hours
+from landcal_jax.io.drivers import ODD
+from landcal_jax.io.normal import step_of
+from landcal_jax.io.quantities import FLUXES
+from landcal_jax.io.sun import MJ_A_DAY, clock_lag, highest_of_step, radiation_of_day
+
+LATE, CLEAR = 0.4, 0.75  # hours: what a shift by one half-hour leaves to see, and what needs no such reading to be odd
+SPARE = {"PT": 20.0, "P": 6.0}  # W m-2 above the top of the atmosphere: precision of a pyranometer, at once and over a day
+# Steps of the running median; a spike is so many robust standard deviations from it, and so many times what 1 in 20 exceeds.
+WIDTH, OUTLIER, OFTEN = 5, 20.0, 4.0
+STILL_DAYS, STILL_HOURS = 10, 72  # a run of one value that long, in daily and in shorter steps
+FEW = 30
+STEADY = ("precipitation", "rainfall", "snowfall", "burned_fraction", "co2", "canopy_height", "lai", "fapar", "biomass", "soil_carbon",
+          "snow_cover", "snow_depth", "snow_water_equivalent", "runoff", "salinity", "water_table")
+EDDY = ("nee", "latent_heat", "sensible_heat")
+FRACTIONS = ("relative_humidity", "albedo", "fapar", "snow_cover", "soil_moisture")
+FULL = 0.97
+
+
+def suspicions(ds: xr.Dataset) -> list[str]:
+    """Every sentence of every check about a series of the normal form."""
+    return [sentence for check in CHECKS for sentence in check(ds)]
+
+
+def _length(ds: xr.Dataset) -> pd.Timedelta:
+    return pd.Timedelta(step_of(ds))
+
+
+def _when(ds: xr.Dataset, index: int) -> str:
+    return f"{ds.indexes['time'][int(index)]:{'%Y-%m-%d %H:%M' if is_subdaily(ds) else '%Y-%m-%d'}}"
+
+
+def _unit(ds: xr.Dataset, name: str) -> str:
+    units = str(ds[name].attrs.get("units", ""))
+    return "" if units in ("", "1") else f" {units}"
+
+
+def _has_days(ds: xr.Dataset) -> bool:
+    return is_subdaily(ds) or step_of(ds) == "P1D"
+
+
+# ---------------------------------------------------------------------- sun and clock
+
+
+def _above_the_atmosphere(ds: xr.Dataset) -> Iterator[str]:
+    latitude = float(ds["latitude"])
+    if "shortwave" not in ds or not np.isfinite(latitude) or not _has_days(ds):
+        return
+    starts, values = ds.indexes["time"], ds["shortwave"].values
+    if is_subdaily(ds):
+        if not np.isfinite(float(ds["longitude"])):
+            return
+        # Two hours on both sides: a clock that is off is another finding.
+        limit = highest_of_step(starts, _length(ds), latitude, ahead_of_clock(ds), pd.Timedelta("2h") / _length(ds))
+    else:
+        limit = radiation_of_day(starts, latitude)
+    excess = values - limit - SPARE["PT" if is_subdaily(ds) else "P"] * MJ_A_DAY
+    above = excess > 0
+    if above.any():
+        worst = int(np.nanargmax(excess))
+        yield (f"shortwave: {above.sum()} values above what arrives at the top of the atmosphere, the worst on {_when(ds, worst)}: "
+               f"{values[worst] / MJ_A_DAY:.0f} W m-2 against {limit[worst] / MJ_A_DAY:.0f}. Spikes, or another unit, place or clock.")
+
+
+def _clock(ds: xr.Dataset) -> Iterator[str]:
+    name = next((each for each in ("shortwave", "ppfd") if each in ds), None)
+    latitude, longitude = float(ds["latitude"]), float(ds["longitude"])
+    if name is None or not is_subdaily(ds) or not np.isfinite(latitude) or _length(ds) > pd.Timedelta("3h"):
+        return
+    months = clock_lag(ds.indexes["time"], ds[name].values, _length(ds), latitude, ahead_of_clock(ds))
+    if months.empty:
+        return
+    turn = np.exp(1j * np.pi * months.to_numpy() / 12)
+    lag = float(np.angle(turn.mean()) * 12 / np.pi)
+    if abs(lag) > (LATE if np.isfinite(longitude) else CLEAR):
+        meaning = _reading(ds, lag)
+        if meaning or abs(lag) > CLEAR:
+            clock = "of UTC" if is_utc(ds) else "of local standard time"
+            yield (f"{name}: the centre of its daily course is {abs(lag):.2f} hours {'after' if lag > 0 else 'before'} solar noon {clock}. "
+                   f"{meaning or 'Check the label of the steps and the time zone.'}")
+    summer = (months.index >= 4) & (months.index <= 10)
+    if 3 <= summer.sum() <= len(months) - 3:
+        jump = float(months[summer].median() - months[~summer].median())
+        if 0.7 < abs(jump) < 1.3:
+            yield (f"{name}: the sun is {abs(jump):.2f} hours {'later' if jump > 0 else 'earlier'} from April to October. It looks like "
+                   "daylight saving time.")
+
+
+def _reading(ds: xr.Dataset, lag: float) -> str:
+    """What a lag of the measured sun behind the sun may mean; empty if it fits nothing."""
+    step, longitude = _length(ds) / pd.Timedelta("1h"), float(ds["longitude"])
+    hours = offset_hours(longitude) if np.isfinite(longitude) else 0
+    around = (lag + 12.0) % 24.0 - 12.0
+    if is_utc(ds) and hours and abs((around - hours + 12.0) % 24.0 - 12.0) < LATE:
+        return f"It looks like local standard time (UTC{hours:+d}), not UTC."
+    if not is_utc(ds) and abs(hours) > 1 and abs((around + hours + 12.0) % 24.0 - 12.0) < LATE:
+        return f"It looks like UTC, not local standard time (UTC{hours:+d})."
+    near = 0.3 * step if step < 1 else LATE
+    found = []
+    if abs(lag - step) < near:
+        found.append("an end label taken as the start of the step")
+    if abs(lag + step) < near:
+        found.append("a start label taken as the end of the step")
+    if abs(lag - 1.0) < LATE:
+        found.append("a legal time one hour ahead of the sun, as in France and Spain")
+    return f"It looks like {', or '.join(found)}." if found else ""
+
+
+def _albedo_at_night(ds: xr.Dataset) -> Iterator[str]:
+    if not {"albedo", "shortwave"} <= set(ds) or not is_subdaily(ds):
+        return
+    albedo, dark = ds["albedo"].values, ds["shortwave"].values <= 0
+    night = dark[1:] & np.isfinite(albedo[1:]) & np.isfinite(albedo[:-1])
+    held = night & (albedo[1:] == albedo[:-1])
+    if night.sum() >= FEW and held.sum() > 0.5 * night.sum():
+        yield (f"albedo: {held.sum()} of {night.sum()} values without sun repeat the value before, the first on "
+               f"{_when(ds, np.argmax(held) + 1)}. They are held or filled, not measured: weight albedo by shortwave.")
+
+
+# ---------------------------------------------------------------------- values
+
+
+def _still(ds: xr.Dataset) -> Iterator[str]:
+    if not _has_days(ds):
+        return
+    day = _length(ds) / pd.Timedelta("1D")
+    least = round(STILL_HOURS / 24 / day) if is_subdaily(ds) else STILL_DAYS
+    found: dict[tuple[int, int], list[tuple[str, int, float]]] = {}
+    for name in series_of(ds):
+        if name in STEADY or name.endswith("_mole_fraction") or (name == "albedo" and is_subdaily(ds)):
+            continue
+        values = ds[name].values
+        change = np.flatnonzero(~(values[1:] == values[:-1])) + 1
+        begins, lengths = np.r_[0, change], np.diff(np.r_[0, change, len(values)])
+        # Zero is where many quantities rest: radiation in the polar night, a melting surface.
+        long = (lengths >= least) & np.isfinite(values[begins]) & (values[begins] != 0)
+        if long.any():
+            worst = np.flatnonzero(long)[np.argmax(lengths[long])]
+            found.setdefault((int(begins[worst]), int(lengths[worst])), []).append((name, int(long.sum()), values[begins[worst]]))
+    for (begin, length), runs in found.items():
+        values = ", ".join(f"{name} {value:.6g}{_unit(ds, name)} ({count} such run{'s' * (count > 1)})" for name, count, value in runs)
+        yield (f"The same value for {least * day:g} days or more, longest from {_when(ds, begin)} for {length * day:.4g} days: {values}."
+               " A sensor that was stuck, a limit, or a gap that was filled with a constant.")
+
+
+def _spikes(ds: xr.Dataset) -> Iterator[str]:
+    for name in series_of(ds):
+        values = ds[name].values
+        if (name in STEADY and name != "co2") or np.isfinite(values).sum() < 10 * WIDTH:
+            continue
+        middle = pd.Series(values).rolling(WIDTH, center=True, min_periods=3).median().to_numpy()
+        residual = np.abs(values - middle)
+        moving = residual[residual > 0]  # where most values repeat, the median of all residuals would be zero
+        if not moving.size:
+            continue
+        # Days differ from nights, so that the median alone would call a cloud at noon a spike.
+        limit = max(OUTLIER * 1.4826 * np.median(moving), OFTEN * np.quantile(moving, 0.95))
+        spike = residual > limit
+        if spike.any():
+            worst, count = int(np.nanargmax(residual)), int(spike.sum())
+            yield (f"{name}: {count} spike{'s' * (count > 1)} of more than {limit:.3g}{_unit(ds, name)} from the median of the "
+                   f"{WIDTH} values around, the worst on {_when(ds, worst)}: {values[worst]:.4g} against {middle[worst]:.4g}.")
+
+
+def _odd(ds: xr.Dataset) -> Iterator[str]:
+    for name, (low, high) in ODD.items():
+        if name not in ds or is_subdaily(ds):
+            continue
+        values = ds[name].values
+        odd = (values < low) | (values > high)
+        if odd.any():
+            worst = int(np.nanargmax(np.where(odd, np.abs(values - np.nanmedian(values)), np.nan)))
+            yield (f"{name}: {odd.sum()} values outside {low:g} to {high:g}{_unit(ds, name)}, the most extreme on {_when(ds, worst)}: "
+                   f"{values[worst]:.4g}.")
+
+
+def _percent(ds: xr.Dataset) -> Iterator[str]:
+    for name in FRACTIONS:
+        if name not in ds or not np.isfinite(ds[name].values).any():
+            continue
+        values = ds[name].values
+        high = float(np.nanmax(values))
+        worst = _when(ds, np.nanargmax(values))
+        if high > 1.5:
+            yield f"{name}: values up to {high:.4g} (on {worst}) for a fraction, {(values > 1.5).sum()} above 1. They look like percent."
+        elif 0 < high <= 0.02:
+            yield (f"{name}: none of {np.isfinite(values).sum()} values is above {high:.3g} (on {worst}). They look like fractions that "
+                   "were divided by 100, as when a fraction is labelled as percent.")
+
+
+def _sign(ds: xr.Dataset) -> Iterator[str]:
+    if not {"nee", "latent_heat"} <= set(ds):
+        return
+    nee, heat = ds["nee"].values, ds["latent_heat"].values
+    both = np.isfinite(nee) & np.isfinite(heat)
+    if both.sum() < FEW or np.std(nee[both]) == 0 or np.std(heat[both]) == 0:
+        return
+    r = float(np.corrcoef(nee[both], heat[both])[0, 1])
+    if r > 0.3:
+        worst = int(np.flatnonzero(both)[np.argmax(nee[both])])
+        yield (f"nee: it rises with latent heat (r = {r:+.2f} over {both.sum()} steps; highest on {_when(ds, worst)}), as if uptake were "
+               "positive. It may be net ecosystem production: multiply it by -1.")
+
+
+def _closure(ds: xr.Dataset) -> Iterator[str]:
+    if not {"latent_heat", "sensible_heat", "net_radiation"} <= set(ds):
+        return
+    heat = ds["latent_heat"].values + ds["sensible_heat"].values
+    available = ds["net_radiation"].values - (ds["ground_heat"].values if "ground_heat" in ds else 0.0)
+    both = np.isfinite(heat) & np.isfinite(available)
+    if both.sum() < FEW or available[both].sum() <= 0:
+        return
+    closed = heat[both].sum() / available[both].sum()
+    if not 0.9 <= closed <= 1.1:
+        worst = int(np.flatnonzero(both)[np.argmax(np.abs(heat - available)[both])])
+        ground = "net radiation less ground heat" if "ground_heat" in ds else "net radiation (there is no ground heat)"
+        yield (f"Energy balance: latent and sensible heat are {100 * closed:.0f} % of {ground} over {both.sum()} steps, furthest apart on "
+               f"{_when(ds, worst)} by {abs(heat - available)[worst]:.0f} W m-2. 70 to 90 % is usual for eddy "
+                   "covariance; a model closes it.")
+
+
+# ---------------------------------------------------------------------- what was measured, and when
+
+
+def _filled_like_measured(ds: xr.Dataset) -> Iterator[str]:
+    marks: dict[str, list[str]] = {}
+    for name in series_of(ds):
+        if "gap_filled" in ds[name].attrs:
+            marks.setdefault(str(ds[name].attrs["gap_filled"]), []).append(name)
+        elif name in EDDY and f"{name}_filled" not in ds and len(ds["time"]) >= 10 * FEW:
+            share = float(np.isfinite(ds[name].values).mean())
+            if share >= FULL:
+                yield (f"{name}: {100 * share:.0f} % of the {len(ds['time'])} steps have a value and no mark says that any was gap-filled; "
+                       "eddy covariance is rarely so complete, so part of it probably was.")
+    for mark, names in marks.items():
+        yield f"{', '.join(names)}: gap-filled values are {mark}, so that they look like measured ones."
+
+
+def _small_errors(ds: xr.Dataset) -> Iterator[str]:
+    for name in FLUXES:
+        if name not in ds or f"{name}_uncertainty" not in ds:
+            continue
+        errors, values = ds[f"{name}_uncertainty"].values, ds[name].values
+        known = np.isfinite(errors) & np.isfinite(values)
+        if known.sum() < FEW:
+            continue
+        middle, spread = float(np.median(errors[known])), float(np.std(values[known]))
+        if middle < 0.02 * spread:
+            least = int(np.flatnonzero(known)[np.argmin(errors[known])])
+            yield (f"{name}_uncertainty: its median, {middle:.2g}, is {100 * middle / spread:.2g} % of the standard deviation of {name} "
+                   f"({known.sum()} values; the smallest, {errors[least]:.2g}, on {_when(ds, least)}). A calibration would believe every "
+                   "value: give a model error, or inflate it.")
+
+
+def _unseen(ds: xr.Dataset) -> Iterator[str]:
+    table, time = coverage(ds), ds.indexes["time"]
+    year = time[-1] - time[0] > pd.Timedelta("330D")
+    for name in table.index:
+        row, seasons = table.loc[name], table.loc[name, list(SEASONS)].dropna()
+        if {"day", "night"} <= set(table.columns) and row["night"] < 0.05 < 0.2 < row["day"]:
+            yield (f"{name}: observed on {100 * row['day']:.0f} % of the steps by day and {100 * row['night']:.1f} % by night. "
+                   "What is not seen at night biases a mean.")
+        enough = year and len(seasons) == len(SEASONS) and np.isfinite(ds[name].values).sum() >= FEW
+        if enough and seasons.min() < 0.25 * seasons.max():
+            yield (f"{name}: observed on {100 * seasons.max():.3g} % of the steps in {seasons.idxmax()} but {100 * seasons.min():.2g} % in "
+                   f"{seasons.idxmin()}. It is not missing at random: an annual mean of it is biased.")
+        elif row["all"] < 0.05:
+            yield f"{name}: observed on {100 * row['all']:.2g} % of the steps only."
+
+
+def _calendar(ds: xr.Dataset) -> Iterator[str]:
+    if not _has_days(ds):
+        return
+    days = ds.indexes["time"].normalize().unique()
+    leap = [year for year in range(days[0].year, days[-1].year + 1)
+            if pd.Timestamp(year, 1, 1).is_leap_year and days[0] <= pd.Timestamp(year, 2, 28) and days[-1] >= pd.Timestamp(year, 3, 1)]
+    if leap and not ((days.month == 2) & (days.day == 29)).any():
+        years = f"every one of the {len(leap)} leap years" if len(leap) > 1 else "the only leap year"
+        yield f"29 February is absent in {years}, {leap[0]} first."
+    if (days[-1].month, days[-1].day) == (12, 30):
+        yield f"The record ends on {days[-1]:%Y-%m-%d}, one day before the end of the year: its last day is missing."
+    if is_subdaily(ds):
+        per_day = int(pd.Timedelta("1D") / _length(ds))
+        for which, day in (("first", days[0]), ("last", days[-1])):
+            count = int((ds.indexes["time"].normalize() == day).sum())
+            if count < per_day:
+                yield f"The {which} day, {day:%Y-%m-%d}, has {count} of {per_day} steps."
+
+
+CHECKS: tuple[Callable[[xr.Dataset], Iterator[str]], ...] = (
+    _above_the_atmosphere, _clock, _calendar, _odd, _percent, _sign, _spikes, _still, _albedo_at_night, _filled_like_measured, _unseen,
+    _small_errors, _closure)
