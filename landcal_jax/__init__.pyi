@@ -1,5 +1,12 @@
 """The public names of landcal_jax; `__init__.py` loads each when it is first used."""
 
+from . import data as data
+from . import io as io
+from . import models as models
+from . import output as output
+from . import plot as plot
+from . import report as report
+from . import testing as testing
 from .configuration import configure as configure
 from .experiment import Calibration as Calibration
 from .experiment import Experiment as Experiment
@@ -33,10 +40,3 @@ from .solvers import Result as Result
 from .solvers import SolveError as SolveError
 from .solvers import Status as Status
 from .solvers import solve as solve
-from . import io as io
-from . import data as data
-from . import models as models
-from . import output as output
-from . import plot as plot
-from . import report as report
-from . import testing as testing

@@ -31,6 +31,16 @@ class AbstractForward(eqx.Module):
     def description(self) -> str:
         """One line for the printed problem."""
 
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Name of the model behind the map."""
+
+    @property
+    def output_units(self) -> dict[str, str] | None:
+        """Unit of each stream where the map knows it (a stream in another unit is then refused); None where not."""
+        return None
+
 
 class SiteForward(AbstractForward):
     """A model run at every site, then the operator of each stream.
@@ -67,9 +77,17 @@ class SiteForward(AbstractForward):
         return jax.tree.map(lambda leaf: leaf[None], alone)
 
     @property
+    def name(self):
+        return type(self.model).__name__
+
+    @property
+    def output_units(self):
+        return self.model.output_units
+
+    @property
     def description(self):
         start = "spun up to equilibrium" if self.spin_up else "initial pools from theta"
-        return f"{type(self.model).__name__} at {', '.join(self.sites.names)} ({start})"
+        return f"{self.name} at {', '.join(self.sites.names)} ({start})"
 
 
 class FunctionForward(AbstractForward):
@@ -91,5 +109,9 @@ class FunctionForward(AbstractForward):
         return {name: jnp.asarray(predicted[name]) for name in operators}
 
     @property
+    def name(self):
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    @property
     def description(self):
-        return f"function {getattr(self.function, '__name__', type(self.function).__name__)}"
+        return f"function {self.name}"

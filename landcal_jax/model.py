@@ -98,10 +98,12 @@ def simulate(
 
     Returns a `Run` with arrays shaped (time,), state (time + 1,). Raises ValueError for a name in `save` that the model does not have.
     """
+    # Plain numbers are welcome; everything below takes arrays.
+    theta = {name: jnp.asarray(value, float) for name, value in theta.items()}
     start = model.initial_state(theta) if initial_state is None else initial_state
     _, (outputs, states) = _scan(model, theta, forcing, start, save, checkpoint)
     if states is not None:
-        states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
+        states = jax.tree.map(lambda first, rest: jnp.concatenate([jnp.asarray(first, float)[None], rest]), start, states)
     return Run(theta, forcing, states, outputs)
 
 

@@ -6,15 +6,11 @@ axis a stream. Draws are there twice, as `theta(draw, parameter)` for figures an
 dimensions and units (called "map_draws" where a parameter has the name of something else in the file, such as "map").
 """
 
-import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,10 +19,10 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import report
-from landcal_jax.errors import complain
 from landcal_jax.observations import METRICS, Observations, Stream
 from landcal_jax.plot_parameters import near_bound
 from landcal_jax.problem import evaluate
+from landcal_jax.run_folder import RunFolder
 from landcal_jax.solvers import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
@@ -164,6 +160,7 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     problem, found = experiment.problem, []
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
+    found += lonely_minimum(result)
     gradient = np.asarray(evaluate(problem, result.z)[1])
     shift = np.asarray(posterior.covariance) @ gradient
     if 0.5 * gradient @ shift > 0.1:
@@ -201,6 +198,18 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     return found
 
 
+def lonely_minimum(result) -> list[str]:
+    """A sentence if, of several starts that went to the end, only one reached the lowest J."""
+    if "end_cost" not in result.details:
+        return []
+    ends = np.sort(result.details["end_cost"][result.details["end_status"] != Status.LEFT])
+    # Ends within one unit of J are as likely as each other, whether or not they are the same minimum.
+    if len(ends) < 2 or ends[1] < ends[0] + 1:
+        return []
+    return [f"Only one of the {len(ends)} starts that went to the end reached the lowest J (the next is {ends[1] - ends[0]:.3g} higher): "
+            "J has several minima, and another seed or more starts may find a lower one."]
+
+
 def residual_memory(stream: Stream, modelled) -> float:
     """E-folding time of whitened residuals from their correlation between successive observed steps; 0 if none.
 
@@ -227,7 +236,7 @@ def _attributes(experiment, result, posterior, about, found) -> dict[str, object
     now = datetime.datetime.now(datetime.UTC)
     attrs = {
         "Conventions": "CF-1.11", "title": experiment.title, "site": ", ".join(problem.observations.sites),
-        "model": type(getattr(problem.forward, "model", problem.forward)).__name__, "solver": "", "posterior_method": posterior.method,
+        "model": problem.forward.name, "solver": "", "posterior_method": posterior.method,
         "status": result.status.sentence, "seed": 0, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "versions": json.dumps(versions),
         "data": json.dumps([dict(source) for source in experiment.sources]), "counts": json.dumps(result.counts),
@@ -241,40 +250,19 @@ def _attributes(experiment, result, posterior, about, found) -> dict[str, object
 def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
     """Write posterior.nc, parameters.csv and report.html of `ds` into `folder`; returns {file name: path}.
 
-    Each file is written under a temporary name and moved, so that what has its name is whole. Raises FileExistsError
-    if one of them is there and `overwrite` is False.
+    They get their names when all are whole. Raises FileExistsError if one of them is there and `overwrite` is False.
     """
-    folder = check_folder(folder, overwrite)
+    with RunFolder(folder, overwrite=overwrite, results=FILES) as run:
+        return run.publish(lambda staged: write_files(ds, staged))
+
+
+def write_files(ds: xr.Dataset, folder: Path) -> None:
+    """Write the three files of `ds` into a folder that has none of them."""
     packed = {
         name: {"zlib": True, "complevel": 4} for name, variable in ds.data_vars.items() if variable.ndim and variable.dtype.kind == "f"}
-    with _whole(folder / "posterior.nc") as path:
-        ds.to_netcdf(path, engine="netcdf4", encoding=packed)
-    with _whole(folder / "parameters.csv") as path:
-        parameter_table(ds).to_csv(path, index=False)
-    with _whole(folder / "report.html") as path:
-        report.write(ds, path)
-    return {name: folder / name for name in FILES}
-
-
-def check_folder(folder: str | Path, overwrite: bool = False) -> Path:
-    """Make sure that results can go into `folder`, and make it.
-
-    Raises FileExistsError if results are there and `overwrite` is False, PermissionError if it cannot be written to,
-    another OSError if it cannot be made.
-    """
-    folder = Path(folder)
-    present = [name for name in FILES if (folder / name).exists()]
-    if present and not overwrite:
-        raise FileExistsError(complain(
-            f"a folder without results at {folder}", f"{', '.join(present)} in it", "another folder (--out), or overwrite (--overwrite)"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise type(error)(complain(f"a folder that can be made at {folder}", reason, "another folder (--out)")) from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(complain(f"a folder that can be written to at {folder}", "no permission", "another folder (--out)"))
-    return folder
+    ds.to_netcdf(folder / "posterior.nc", engine="netcdf4", encoding=packed)
+    parameter_table(ds).to_csv(folder / "parameters.csv", index=False)
+    report.write(ds, folder / "report.html")
 
 
 def read_warnings(ds: xr.Dataset) -> list[str]:
@@ -287,17 +275,3 @@ def parameter_table(ds: xr.Dataset) -> pd.DataFrame:
     columns = ("unit", "default", "lower", "upper", "prior_median", "prior_sd", "map", "posterior_mean", "posterior_median",
                "posterior_sd", "posterior_lower", "posterior_upper", "z_map", "z_sd", "truth", "description")
     return pd.DataFrame({"parameter": ds["parameter"].values} | {name: ds[name].values for name in columns if name in ds})
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

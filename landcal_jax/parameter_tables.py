@@ -68,10 +68,16 @@ def to_dataframe(parameters: Mapping[str, Parameter], layout: Layout, constant: 
 
 def to_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a table with every digit of its numbers."""
+    Path(path).write_text(csv_text(frame), encoding="utf-8", newline="")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV with every digit of its numbers."""
     def cell(value: Any) -> str:
         return ("" if np.isnan(value) else repr(float(value))) if isinstance(value, float) else str(value)
 
-    pd.DataFrame({column: [cell(value) for value in frame[column]] for column in frame}).to_csv(path, index=False)
+    texts = pd.DataFrame({column: [cell(value) for value in frame[column]] for column in frame})
+    return texts.to_csv(index=False, lineterminator="\n")
 
 
 def from_csv(path: str | Path) -> Pieces:
@@ -80,11 +86,11 @@ def from_csv(path: str | Path) -> Pieces:
     return from_dataframe(frame, str(path))
 
 
-def from_dataframe(frame: pd.DataFrame, source: str = "the table") -> Pieces:
-    """The pieces of a ParameterSpace from a table; `source` is what errors call it."""
+def from_dataframe(frame: pd.DataFrame, source: str = "the table", lines: Sequence[int] | None = None) -> Pieces:
+    """The pieces of a ParameterSpace from a table; `source` and `lines` are what errors call it and its rows."""
     dims = _check_columns([str(column) for column in frame.columns], source)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for line, record in enumerate(frame.to_dict("records"), start=2):
+    for line, record in zip(lines or range(2, len(frame) + 2), frame.to_dict("records"), strict=True):
         row = {str(key).strip(): _clean(value) for key, value in record.items()} | {"line": f"line {line} of {source}"}
         if row["name"] == "":
             raise ValueError(complain(f"a parameter name in {row['line']}", "a blank cell",
@@ -212,7 +218,8 @@ def _prior_number(row: Mapping[str, Any], column: str, kind: str) -> float:
 def _number(row: Mapping[str, Any], column: str) -> float:
     cell = row.get(column, "")
     try:
-        return float(cell)
+        # float() takes 1_000 for 1000; nobody means that in a table.
+        return float(str(cell).replace("_", "?"))
     except (ValueError, TypeError) as error:
         raise ValueError(complain(f"a number in column {column!r}, {row['line']} ({row['name']})",
                                   "a blank cell" if cell == "" else repr(cell),

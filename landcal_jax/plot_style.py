@@ -106,12 +106,14 @@ def logarithmic(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 
 def check_name(name: str, known: Sequence[str], kind: str) -> None:
+    """Raise ValueError if `name` is none of the `known` names of this kind."""
     if name not in known:
         raise ValueError(complain(f"a {kind} of this dataset: {', '.join(known)}", repr(name),
                                   f"choose one of these names, or look at the dataset's variables for the {kind}"))
 
 
 def variable(ds: xr.Dataset | xr.DataArray, name: str) -> xr.DataArray:
+    """The variable `name` of a Dataset, or the DataArray itself; ValueError if it is not there."""
     if isinstance(ds, xr.DataArray):
         return ds
     if name not in ds:
@@ -128,10 +130,12 @@ def stream_label(ds: xr.Dataset, stream: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size [inches] that belongs to no window."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def tidy(axis: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """The house style of one panel: two grey spines, small labels, the title at the left."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#888888")
     axis.tick_params(labelsize=8, length=3, color="#888888", labelcolor=INK, which="major")

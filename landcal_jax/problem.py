@@ -48,7 +48,7 @@ class Problem(eqx.Module):
     difference_step: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        units = getattr(getattr(self.forward, "model", None), "output_units", None)
+        units = self.forward.output_units
         if units:
             self.observations.check_units(units)
 

@@ -10,6 +10,7 @@ import contextlib
 import enum
 import threading
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,6 +20,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from landcal_jax import checkpoint as checkpoints
 from landcal_jax.errors import complain
 from landcal_jax.model import Theta
 from landcal_jax.problem import Problem
@@ -147,33 +149,103 @@ def solve(
     max_steps: int | None = None,
     throw: bool = True,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 5.0,
 ) -> Result:
     """Minimise J of `problem` with `solver`.
 
     `z0` (n,): first guess, the space's default without it. `key`: seed or JAX key for solvers that draw (multi-start).
     `max_steps` bounds the iterations. A failed solve raises `SolveError` unless `throw=False`, which returns it with
     its status. `progress` shows J by term for what takes more than two seconds.
-    Raises TypeError for a forward map without derivatives, ValueError for a z0 of the wrong shape.
+    `checkpoint`: a file that keeps the state, written at most every `checkpoint_seconds` and at the end. If it is there, the
+    solve goes on from it and ends with the same bits as one that was never interrupted; a finished one returns at once.
+    Raises TypeError for a forward map without derivatives, ValueError for a z0 of the wrong shape or a checkpoint of
+    another run.
     """
     problem.require_gradient(type(solver).__name__)
     z0 = _first_guess(problem, z0)
     key = jax.random.key(key) if isinstance(key, int) else key
     max_steps = solver.default_max_steps if max_steps is None else max_steps
-    clock, done = _Clock(), 0
     with _display(progress) as show:
-        state, shown = _init(problem, solver, solver.starts(problem, z0, key))
-        history = [shown]
-        while done < max_steps and _status(history[-1]) is Status.RUNNING:
-            number = min(solver.steps_per_call, max_steps - done)
-            state, trail = jax.block_until_ready(_advance(problem, solver, state, jnp.asarray(number)))
-            history += [jax.tree.map(lambda leaf, n=n: leaf[n], trail) for n in range(number)]
-            done += number
-            show(done, max_steps, history[-1].terms)
-    result = _result(problem, solver, state, _until_end(history), clock)
+        run = _Run(problem, solver, z0, key, checkpoint, checkpoint_seconds)
+        try:
+            while run.done < max_steps and run.status is Status.RUNNING:
+                run.advance(min(solver.steps_per_call, max_steps - run.done))
+                show(run.done, max_steps, run.shown.terms)
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    run.save()
+    result = run.result()
     if result.status < 0 and throw:
         raise SolveError(complain("a finite J with a finite gradient", result.status.sentence,
                                   "problem.terms(z0) shows the term; `landcal check` scans the prior box"), result)
     return result
+
+
+class _Run:
+    """One solve on its way: the state, what it shows, J by term so far, and the file that keeps them."""
+
+    def __init__(self, problem, solver, z0, key, file, every):
+        self.problem, self.solver, self.clock, self.every = problem, solver, _Clock(), every
+        self.file = None if file is None else Path(file)
+        # A JAX key is hashed by its data; the fingerprint of a run without checkpoint is never asked for.
+        self.belongs_to = "" if file is None else checkpoints.fingerprint(problem, solver, z0, key)
+        saved = None if file is None else checkpoints.load(self.file, self.belongs_to)
+        if saved is None:
+            start = solver.starts(problem, z0, key)
+            self.start_shape, self.done, self.spent = start.shape, 0, {}
+            self.state, self.shown = _init(problem, solver, start)
+            self.history = {name: [float(value)] for name, value in self.shown.terms.items()}
+            self.save()
+        else:
+            self.start_shape, self.done, self.spent = saved.start_shape, saved.done, saved.seconds
+            start = jax.ShapeDtypeStruct(saved.start_shape, z0.dtype)
+            structure = eqx.filter_eval_shape(lambda problem, start: solver.init(problem, start), problem, start)
+            self.state = checkpoints.restore(structure, saved.leaves, self.file)
+            self.shown = _show(solver, self.state)
+            self.history = {name: values.tolist() for name, values in saved.history.items()}
+            self.kept, self.saved_at = self.done, time.perf_counter()
+
+    @property
+    def status(self) -> Status:
+        return Status(int(self.shown.status))
+
+    def advance(self, number: int) -> None:
+        """Take `number` steps; those after the end are not kept in the history."""
+        state, trail = jax.block_until_ready(_advance(self.problem, self.solver, self.state, jnp.asarray(number)))
+        running = np.asarray(trail.status)[:number] == Status.RUNNING
+        kept = number if running.all() else int(np.argmin(running)) + 1
+        for name, values in trail.terms.items():
+            self.history[name] += np.asarray(values)[:kept].tolist()
+        self.state, self.shown = state, jax.tree.map(lambda leaf: leaf[number - 1], trail)
+        self.done += number
+        if self.file is not None and time.perf_counter() - self.saved_at > self.every:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint if there is a file for it and something new to keep."""
+        if self.file is not None and getattr(self, "kept", None) != self.done:
+            checkpoints.save(self.file, self.belongs_to, self.start_shape, self.state, self.done, self.history, self.seconds())
+            self.kept, self.saved_at = self.done, time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        now = self.clock.seconds()
+        return {name: now[name] + self.spent.get(name, 0.0) for name in now}
+
+    def result(self) -> Result:
+        end, theta = self.shown, self.problem.space.physical(self.shown.z)
+        return Result(
+            z=end.z, theta=theta, parameters=self.problem.space.to_dataset(theta),
+            terms={name: float(value) for name, value in end.terms.items()},
+            history={name: np.array(values) for name, values in self.history.items()},
+            status=Status.MAX_STEPS if self.status is Status.RUNNING else self.status,
+            counts=_counts(self.problem, end.counts), seconds=self.seconds(), details=self.solver.details(self.state))
+
+
+@eqx.filter_jit
+def _show(solver, state):
+    return solver.progress(state)
 
 
 @eqx.filter_jit
@@ -201,29 +273,6 @@ def _first_guess(problem: Problem, z0) -> Array:
         raise ValueError(complain(f"a first guess z0 of shape ({problem.space.size},)", f"shape {z0.shape}",
                                   "problem.space.whiten(theta) makes one from physical parameters"))
     return z0
-
-
-def _status(shown: Progress) -> Status:
-    return Status(int(shown.status))
-
-
-def _until_end(history: list[Progress]) -> list[Progress]:
-    """History without the idle steps after the end."""
-    last = next((n for n, shown in enumerate(history) if _status(shown) is not Status.RUNNING), len(history) - 1)
-    return history[: last + 1]
-
-
-def _result(problem, solver, state, history, clock) -> Result:
-    end = history[-1]
-    status = _status(end)
-    theta = problem.space.physical(end.z)
-    return Result(
-        z=end.z, theta=theta, parameters=problem.space.to_dataset(theta),
-        terms={name: float(value) for name, value in end.terms.items()},
-        history={name: np.array([float(shown.terms[name]) for shown in history]) for name in end.terms},
-        status=Status.MAX_STEPS if status is Status.RUNNING else status,
-        counts=_counts(problem, end.counts),
-        seconds=clock.seconds(), details=solver.details(state))
 
 
 def _counts(problem: Problem, counts: Counts) -> dict[str, int]:

@@ -16,7 +16,7 @@ PLOTTING = ("plot", "plot_style", "plot_parameters")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("cli",),
-    ("report", "output", "experiment", *PLOTTING),
+    ("report", "output", "experiment", "callmip", "callmip_information", *PLOTTING),
     ("posterior",),
     ("gradient", "testing", "weather"),
     ("solvers",),
@@ -24,7 +24,7 @@ LAYERS = (
     ("forward",),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
-    ("configuration", "errors"),
+    ("configuration", "errors", "checkpoint", "run_folder"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -248,6 +248,7 @@ class Blind(AbstractForward):
 
     differentiable: bool = eqx.field(static=True, default=False)
     description = "an executable"
+    name = "executable"
 
     def __call__(self, theta, operators):
         return {"y": jnp.zeros((1, 2))}

@@ -76,6 +76,9 @@ class EcologicalConstraints(AbstractOperator):
         shape = (self.real.shape[0], len(self.names))
         return Stream(np.zeros(shape), np.ones(shape), self, units="1", description="ecological constraints")
 
+    def __str__(self) -> str:
+        return f"ecological constraints on {self.real.shape[0]} sites, equilibrium factor {self.equilibrium_factor:g}"
+
     def __call__(self, run: Any) -> Array:
         theta, pools = run.theta, jnp.stack(run.state, axis=1)
         # A pool has one value more than there are steps: its first is always real.
