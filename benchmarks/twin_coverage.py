@@ -30,10 +30,10 @@ def coverage(bands, name, values, where) -> float:
 def one_twin(seed: int, starts: int) -> dict[str, float]:
     """All shares of one twin."""
     import landcal_jax as lc
+    from landcal_jax.experiment import default_solver
 
     experiment = lc.twin_experiment(seed)
-    solver = lc.MultiStart(lc.LevenbergMarquardt(), number=starts, explore=15)
-    done = lc.calibrate(experiment, solver, seed=seed, progress=False)
+    done = lc.calibrate(experiment, default_solver(number=starts), seed=seed, progress=False)
     problem, posterior = done.experiment.problem, done.posterior
     space = problem.space
     low, high = np.quantile(posterior.matrix(), [0.05, 0.95], axis=0)

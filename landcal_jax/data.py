@@ -225,10 +225,10 @@ def _download(source: Source, url: str, progress: bool) -> Path:
     except requests.exceptions.RequestException as error:
         status = getattr(error.response, "status_code", None)
         reason = f"HTTP status {status}" if status else type(error).__name__
-        raise DataNotFound(
-            f"The file {target.name} ({source.bytes} bytes) is not on this machine and could not be downloaded from "
-            f"{url} ({reason}): set LANDCAL_DATA to a folder that holds it as {source.path}, or run "
-            "`landcal calibrate` without --site, which runs a twin experiment and needs no download.") from error
+        raise DataNotFound(complain(
+            f"{target.name} ({source.bytes} bytes) on this machine or from {url}", f"no copy, and no download ({reason})",
+            f"set LANDCAL_DATA to a folder that holds it as {source.path}; `landcal calibrate` without --site runs a twin experiment "
+            "and needs no download")) from error
     finally:
         logger.setLevel(level)
 

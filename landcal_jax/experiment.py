@@ -14,14 +14,16 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from landcal_jax import data, testing
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
+from landcal_jax.io.normal import step_of
 from landcal_jax.model import AbstractModel, Theta
-from landcal_jax.models import DalecWater
+from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import ParameterSpace
@@ -55,7 +57,7 @@ class Experiment:
     `problem` holds the calibrated observations, `held_out` the others on the same time axis (or None). `truth` is
     theta where it is known. `estimate_model_error`: set the model error of the streams from their residuals while
     solving. `sources`: one record a data file (see `data.Source.record`); `notes`: sentences about the data. `places`: site ->
-    (latitude, longitude) [degrees], where known.
+    (latitude, longitude) [degrees], where known. `cautions`: what a reader of the results must know about the data.
     """
 
     problem: Problem
@@ -66,6 +68,7 @@ class Experiment:
     sources: Sequence[Mapping[str, str]] = ()
     notes: Sequence[str] = ()
     places: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    cautions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,13 @@ def observed_experiment(
 ) -> Experiment:
     """Calibrate on forcing and flux Datasets in the normal form of `landcal_jax.io`, one site.
 
-    The last `held_out_years` calendar years of the forcing are held out. Model error is estimated from residuals.
+    The last `held_out_years` calendar years of the forcing are held out. Model error is estimated from residuals. The default
+    model is DALEC with water in the step of the forcing (see `dalec_for`). A flux without uncertainties is taken with a negligible
+    one, so that its whole error is the estimated model error.
     Raises ValueError if the record is not longer than that, if no stream of the model was observed, or if one was
     observed in the held-out years only.
     """
-    model = DalecWater() if model is None else model
+    model = dalec_for(forcing) if model is None else model
     time = forcing.indexes["time"]
     first_held_out = _first_held_out(time, held_out_years)
     known = [name for name in STREAMS if name in model.output_units]
@@ -151,7 +156,9 @@ def observed_experiment(
     for name in present:
         if not np.isfinite(seen[name].values).any():
             raise ValueError(complain(f"observed {name} before {first_held_out}", "none", "hold out fewer years, or take another site"))
-    specs = {name: StreamSpec(name, model_error=0.5 * float(np.nanstd(seen[name].values))) for name in present}
+    spread = {name: float(np.nanstd(seen[name].values)) for name in present}
+    flux, cautions = _with_uncertainties(flux, spread)
+    specs = {name: StreamSpec(name, model_error=0.5 * spread[name]) for name in present}
     observations = Observations.from_dataset(flux, specs, time=np.asarray(time.values, "datetime64[D]"))
     calibrated, held_out = observations.split(first_held_out)
     site = str(flux["site"].item())
@@ -163,7 +170,33 @@ def observed_experiment(
     problem = dalec_problem(forcing, calibrated, model, constraints=constraints)
     return Experiment(
         problem, held_out if held_out_years else None, f"{type(model).__name__} calibrated at {site}", None, True, sources, notes,
-        {site: (float(forcing["latitude"]), float(forcing["longitude"]))})
+        {site: (float(forcing["latitude"]), float(forcing["longitude"]))}, cautions)
+
+
+def dalec_for(forcing: xr.Dataset, kind: type[DalecWater] | type[Dalec2] = DalecWater) -> DalecWater | Dalec2:
+    """DALEC in the step of a Dataset of drivers: days, or months of 30.4375 days as in CARDAMOM."""
+    step = step_of(forcing)
+    days = 30.4375 if step == "P1M" else pd.Timedelta(step) / pd.Timedelta("1D")
+    return kind(step_days=days)
+
+
+def _with_uncertainties(flux: xr.Dataset, spread: Mapping[str, float]) -> tuple[xr.Dataset, list[str]]:
+    """Fluxes whose values all have an uncertainty, and what has to be said about them."""
+    cautions = []
+    for name in spread:
+        companion, about = f"{name}_uncertainty", flux[name].attrs
+        if "gap_filled" in about:
+            cautions.append(f"{name} is gap-filled, and its file does not mark where: {int(flux[name].notnull().sum())} values count as "
+                            "observed, of which some were made by another model.")
+        if companion not in flux:
+            flux = flux.assign({companion: xr.full_like(flux[name], 1e-3 * spread[name]).where(flux[name].notnull())})
+            cautions.append(f"{name} has no uncertainties: its whole error is the estimated model error.")
+            continue
+        without = flux[name].notnull() & ~(flux[companion] > 0)
+        if without.any():
+            flux = flux.assign({name: flux[name].where(~without)})
+            cautions.append(f"{name}: {int(without.sum())} values without an uncertainty are not used.")
+    return flux, cautions
 
 
 def _first_held_out(time, years: int) -> np.datetime64:

@@ -157,7 +157,7 @@ def _boundary(held_out: Observations | None) -> np.datetime64 | None:
 
 def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     """What a reader must know before using the numbers, in sentences."""
-    problem, found = experiment.problem, []
+    problem, found = experiment.problem, list(experiment.cautions)
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     found += lonely_minimum(result)

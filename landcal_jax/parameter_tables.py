@@ -26,7 +26,7 @@ import pandas as pd
 import xarray as xr
 from jax.typing import ArrayLike
 
-from landcal_jax.errors import complain
+from landcal_jax.errors import Complaint, complain
 from landcal_jax.parameter_layout import Layout
 from landcal_jax.priors import Parameter
 from landcal_jax.transforms import TABLE_KINDS, check_transform, in_words, table_values
@@ -175,7 +175,7 @@ def _parameter_of_rows(
     try:
         parameter = Parameter(transform, dims, units, description, default)
     except ValueError as error:
-        raise ValueError(f"{error}\n(parameter {name!r}, from {first['line']})") from error
+        raise ValueError(Complaint(f"{error}\n(parameter {name!r}, from {first['line']})")) from error
     fixed = {_label(name, row, dims): _fixed_at(row) for row in rows if _is_fixed(row)}
     return parameter, fixed
 

@@ -229,9 +229,9 @@ def test_no_network_and_no_copy(folder, monkeypatch):
     monkeypatch.setattr("landcal_jax.data.cache_folder", lambda: folder / "cache")
     monkeypatch.setenv("LANDCAL_DATA_URL", "http://127.0.0.1:9/data")
     complained = refused("calibrate", "--site", "FR-Pue")
-    assert len(complained.splitlines()) == 1
-    assert "The file FR-Pue_daily_aggregated_2000-2014_FLUXNET2015_Flux.nc (180232 bytes) is not on" in complained
-    assert "http://127.0.0.1:9/data/flux_daily/callmip_phase1/FR-Pue" in complained
+    assert len(complained.splitlines()) == 3
+    assert "FR-Pue_daily_aggregated_2000-2014_FLUXNET2015_Flux.nc (180232 bytes) on this machine or" in complained
+    assert "from http://127.0.0.1:9/data/flux_daily/callmip_phase1/FR-Pue" in complained
     assert "LANDCAL_DATA" in complained and "runs a twin experiment and needs no download" in complained
     assert not (folder / "landcal-out").exists()
 

@@ -48,7 +48,21 @@ def test_own_model_passes_the_check():
     assert "All 5 points are good" in said and "finite at all 50 points" in said
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py"])
+def test_own_reader_reads_what_it_has_written(tmp_path):
+    said = run(str(EXAMPLES / "own_reader.py"), cwd=tmp_path)
+    assert "The stamps of the file are the end of each step" in said and "nee (Fc): 92 values on 96 steps; 4 fill values" in said
+    # Two days of half-hours; the second has 4 of 48 steps missing, fewer than a quarter, so both days count.
+    assert re.search(r"^2005-06-01 +-?[\d.]+\n2005-06-02 +-?[\d.]+$", said, re.MULTILINE)
+
+
+def test_own_reader_on_the_command_line(tmp_path):
+    run(str(EXAMPLES / "own_reader.py"), cwd=tmp_path)
+    command = "from landcal_jax.cli import main; main()"
+    said = run("-c", command, "inspect", "tower.txt", "--reader", f"{EXAMPLES / 'own_reader.py'}:read_mine", cwd=tmp_path)
+    assert "reader of the user" in said and "Half-hourly series at one site" in said
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py", "own_reader.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))

@@ -146,20 +146,20 @@ def _experiment(choices, progress: bool):
     from landcal_jax import experiment as workflow
     from landcal_jax import models
 
-    shipped = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}
-    common = {"constraints": choices["constraints"], "model": shipped[choices["model"]]()}
+    kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"]]
+    common = {"constraints": choices["constraints"], "model": kind()}
     if choices["held_out_years"] is not None:
         common["held_out_years"] = choices["held_out_years"]
     if choices["site"]:
         return workflow.site_experiment(choices["site"], progress=progress, **common)
     if choices["forcing"]:
-        return _own_files(choices, common)
+        return _own_files(choices, common, kind)
     return workflow.twin_experiment(choices["seed"], **common)
 
 
-def _own_files(choices, common):
+def _own_files(choices, common, kind):
     from landcal_jax import io
-    from landcal_jax.experiment import observed_experiment
+    from landcal_jax.experiment import dalec_for, observed_experiment
     from landcal_jax.io.files import sha256
 
     reader = choices["reader"] and load_object(choices["reader"], "a reader in a Python file", "--reader myreader.py:read")
@@ -169,7 +169,7 @@ def _own_files(choices, common):
         {"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
          "citation": ds.attrs.get("references", "")}
         for paths, ds in ((choices["forcing"], drivers), (choices["flux"], fluxes)) for path in paths]
-    return observed_experiment(drivers, fluxes, sources=sources, **common)
+    return observed_experiment(drivers, fluxes, sources=sources, **(common | {"model": dalec_for(drivers, kind)}))
 
 
 def _write(done, dataset, folder: Path, callmip: str | None, said: Console) -> None:

@@ -20,7 +20,7 @@ from landcal_jax.io import (
     tables,
     towers,
 )
-from landcal_jax.io.files import existing
+from landcal_jax.io.files import existing, open_netcdf, read_bytes
 from landcal_jax.io.normal import merge, place, said
 from landcal_jax.io.recognition import Format, Head
 
@@ -39,10 +39,20 @@ def recognise(path: str | Path) -> Format:
     for format in FORMATS:
         if format.recognises(head):
             return format
-    shown = head.lines[0][:60] if head.lines and head.text else f"first bytes {head.bytes[:8]!r}"
     raise ValueError(complain(
-        f"a file in one of the formats {', '.join(format.name for format in FORMATS)}", f"{path.name}, which begins {shown!r}",
+        f"a file in one of the formats {', '.join(format.name for format in FORMATS)}", f"{path.name}, {_look(head)}",
         "a reader of your own, one function (see landcal_jax.io.normal): --reader FILE.py:function"))
+
+
+def _look(head: Head) -> str:
+    """What a file of no known format looks like; ValueError where it is one that is damaged."""
+    if head.is_netcdf and not head.variables:
+        open_netcdf(head.path)  # says what is wrong with it
+    if head.is_netcdf:
+        return f"a NetCDF file with variables {', '.join(head.variables)[:300] or 'none'}"
+    if not head.bytes:
+        read_bytes(head.path)  # says why it cannot be unpacked
+    return f"which begins {head.lines[0][:60]!r}" if head.text else f"which begins with the bytes {head.bytes[:8]!r}"
 
 
 def read(

@@ -250,8 +250,7 @@ def _assignments(text: str, source: str) -> tuple[list[Assignment], dict[str, li
     """Every assignment with the spans of its values; and for each group where it ends."""
     found: list[Assignment] = []
     ends: dict[str, list[int]] = {}
-    position, group = 0, None
-    after_value = False
+    position, group, current, after_value = 0, None, None, False
     while position < len(text):
         match = (OUTSIDE if group is None else INSIDE).match(text, position)
         if match is None or match.end() == position:
@@ -261,21 +260,29 @@ def _assignments(text: str, source: str) -> tuple[list[Assignment], dict[str, li
         position = match.end()
         if group is None:
             group = match["group"].lower() if match["group"] else None
+            current = None
             continue
         if match["end"]:
             ends.setdefault(group, []).append(match.start())
             group = None
         elif match["name"]:
             name = re.split(r"[\s(]", match["name"], maxsplit=1)[0].lower()
-            found.append(Assignment(group, name, _first(match), []))
+            current = Assignment(group, name, _first(match), [])
+            found.append(current)
             after_value = False
-        elif match["comma"] and found:
+        elif match["blank"] or match["equals"]:
+            continue
+        elif current is None:
+            line = text.count("\n", 0, match.start()) + 1
+            raise ValueError(complain(f"name = values in &{group}, line {line} of {source}", f"{match[0][:30]!r} without a name",
+                                      "name the variable"))
+        elif match["comma"]:
             if not after_value:
-                found[-1].items.append(Item(match.start(), match.start(), 1, ""))
+                current.items.append(Item(match.start(), match.start(), 1, ""))
             after_value = False
-        elif (match["string"] or match["value"]) and found:
-            repeat, star, word = match[0].rpartition("*") if re.match(r"\d+\*", match[0]) else ("1", "", match[0])
-            found[-1].items.append(Item(match.start(), match.end(), int(repeat), word))
+        else:
+            repeat, _, word = match[0].partition("*") if re.match(r"\d+\*", match[0]) else ("1", "", match[0])
+            current.items.append(Item(match.start(), match.end(), int(repeat), word))
             after_value = True
     return found, ends
 

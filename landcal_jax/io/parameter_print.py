@@ -52,5 +52,5 @@ def _bounds(entry: Entry) -> str:
         return ""
     if not entry.low.ndim and not entry.high.ndim:
         return f"{entry.low:.6g} to {entry.high:.6g}"
-    low, high = np.broadcast_arrays(entry.low, entry.high)
-    return f"{np.nanmin(low):.6g} to {np.nanmax(high):.6g}"
+    low, high = (side[np.isfinite(side)] for side in (entry.low, entry.high))
+    return f"{low.min() if low.size else np.nan:.6g} to {high.max() if high.size else np.nan:.6g}"

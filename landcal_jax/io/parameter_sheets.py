@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from landcal_jax.errors import complain
+from landcal_jax.errors import complain, complaint_of
 from landcal_jax.io.files import read_bytes
 
 LARGEST = 50_000_000  # bytes, unpacked: a list of a thousand parameters by PFT has less than one million
@@ -266,11 +266,9 @@ def read_xlsx(content: bytes, source: str, wanted: tuple[str, ...]) -> Sheet:
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=False)
             sheets = {sheet.title: _rows_of(sheet, source) for sheet in book.worksheets}
-    except ValueError as error:
-        if "Expected:" in str(error):
-            raise
-        raise ValueError(_no_workbook(source, error)) from error
     except Exception as error:  # whatever a damaged archive or its XML makes the library say
+        if complaint_of(error):
+            raise
         raise ValueError(_no_workbook(source, error)) from error
     found = None
     for title, rows in sheets.items():
@@ -301,7 +299,9 @@ def _check_archive(content: bytes, source: str) -> None:
                 if entry.filename.endswith((".xml", ".rels")) and DECLARATION.search(archive.read(entry)):
                     raise ValueError(complain("an XLSX workbook without document types in its XML",
                                               f"{source} declares one in {entry.filename}", "save it anew, or as CSV"))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, zlib.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError, zlib.error) as error:
+        if complaint_of(error):
+            raise
         raise ValueError(_no_workbook(source, error)) from error
 
 
