@@ -50,7 +50,7 @@ from landcal_jax.observations import ExponentialCorrelation, Observations, Strea
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import laplace
 from landcal_jax.problem import Problem, evaluate
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 
 CURVES = {"fast": 3.0, "k_fast": 0.15, "slow": 5.0, "k_slow": 0.01, "saturation": 12.0, "half": 250.0}
 """Litter of two pools [g] and their rates [d-1]; light response: maximum [umol m-2 s-1], half saturation [W m-2]."""

@@ -58,7 +58,8 @@ from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import laplace
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result, solve
+from landcal_jax.solvers import Result
+from landcal_jax.solving import solve
 
 POOLS = ("biomass", "soil")
 SKIPPED, STEPS = 200, 1000  # steps before the observed window, and in it

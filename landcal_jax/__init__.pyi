@@ -39,4 +39,4 @@ from .sites import Sites as Sites
 from .solvers import Result as Result
 from .solvers import SolveError as SolveError
 from .solvers import Status as Status
-from .solvers import solve as solve
+from .solving import solve as solve

@@ -30,7 +30,8 @@ from landcal_jax.parameters import ParameterSpace
 from landcal_jax.posterior import Posterior, laplace
 from landcal_jax.problem import Problem
 from landcal_jax.sites import Sites
-from landcal_jax.solvers import AbstractGradientSolver, Result, solve
+from landcal_jax.solvers import AbstractGradientSolver, Result
+from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
 
 FIRE_PARAMETERS = ("foliar_combustion", "ligneous_combustion", "dom_combustion", "fire_resilience")

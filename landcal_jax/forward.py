@@ -98,9 +98,9 @@ class FunctionForward(AbstractForward):
 
     def __call__(self, theta, operators):
         predicted = self.function(theta)
-        if set(operators) - set(predicted):
-            raise ValueError(complain(
-                f"a function that returns the streams {', '.join(operators)}", f"{', '.join(predicted)}", "return {stream: array}"))
+        if not isinstance(predicted, Mapping) or set(operators) - set(predicted):
+            got = ", ".join(predicted) if isinstance(predicted, Mapping) else f"a {type(predicted).__name__}"
+            raise ValueError(complain(f"a function that returns the streams {', '.join(operators)}", got, "return {stream: array}"))
         given = [name for name, operator in operators.items() if operator is not None]
         if given:
             raise ValueError(complain(

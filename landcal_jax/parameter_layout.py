@@ -161,7 +161,7 @@ def fix(
     if wrong.any():
         i = int(np.argmax(wrong))
         raise ValueError(complain(f"{layout.labels[i]} fixed inside its bounds {low[i]:g} and {high[i]:g}",
-                                  f"{constant[i]!r}", "another value, or wider bounds"))
+                                  f"{float(constant[i])!r}", "another value, or wider bounds"))
     if not free.any():
         raise ValueError(complain("at least one free parameter", "all of them fixed", "leave one of them free"))
     return free, constant

@@ -60,7 +60,7 @@ class Parameter(eqx.Module):
         wrong = ~((low < self.default) & (self.default < high) & np.isfinite(self.default))
         if wrong.any():
             value, low, high = (np.broadcast_to(array, wrong.shape)[wrong][0] for array in (self.default, low, high))
-            raise ValueError(complain(f"a default inside the bounds {low:g} and {high:g} for {who}", f"{value!r}",
+            raise ValueError(complain(f"a default inside the bounds {low:g} and {high:g} for {who}", f"{float(value)!r}",
                                       "correct the default, widen the bounds, or leave the default out"))
 
     @property

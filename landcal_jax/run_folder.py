@@ -105,7 +105,10 @@ class RunFolder:
             self._check_options()
 
     def _check_options(self) -> None:
-        kept = json.loads((self.checkpoints / OPTIONS).read_text())["options"]
+        kept = self._kept("options", Mapping)
+        if kept is None:
+            raise ValueError(complain(f"the options of the unfinished run in {self.checkpoints / OPTIONS}, as landcal wrote them",
+                                      "a file that cannot be read", "discard the unfinished run and begin again (--overwrite)"))
         other = [name for name in kept.keys() | self.options.keys() if kept.get(name) != self.options.get(name)]
         if other:
             told_of = ", ".join(f"{name} {kept.get(name)!r} then, {self.options.get(name)!r} now" for name in sorted(other))
@@ -113,10 +116,15 @@ class RunFolder:
                                       f"{self._begun_by()} --resume; or discard it with --overwrite"))
 
     def _begun_by(self) -> str:
+        return self._kept("command", str) or "landcal"
+
+    def _kept(self, name: str, kind: type) -> Any:
+        """What the unfinished run has written down about itself; None where that is not there, or is damaged."""
         try:
-            return json.loads((self.checkpoints / OPTIONS).read_text())["command"]
-        except (OSError, ValueError, KeyError):
-            return "landcal"
+            found = json.loads((self.checkpoints / OPTIONS).read_text(encoding="utf-8"))[name]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, kind) else None
 
     def begin(self) -> None:
         """Make the place for checkpoints; what a run that is resumed has left stays in it."""

@@ -416,7 +416,7 @@ def check_transform(transform: AbstractTransform, who: str) -> None:
         wrong = np.broadcast_to(np.asarray(wrong), values_shape)
         if wrong.any():
             first = np.unravel_index(np.argmax(wrong), wrong.shape)
-            got = ", ".join(f"{name} = {np.broadcast_to(values[name], values_shape)[first]!r}" for name in names)
+            got = ", ".join(f"{name} = {float(np.broadcast_to(values[name], values_shape)[first])!r}" for name in names)
             element = f" in element {[int(axis) for axis in first]}" if first else ""
             raise ValueError(complain(f"{expected} for {who}", f"{got}{element}", advice))
 

@@ -23,7 +23,7 @@ from landcal_jax.models import Dalec2
 from landcal_jax.observations import ExponentialCorrelation
 from landcal_jax.posterior import laplace
 from landcal_jax.sites import Sites
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, weather
 
 PER_SECOND = 1e-3 / 86400  # kgC m-2 s-1 of one gC m-2 d-1

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
-from landcal_jax.solvers import Status, solve
+from landcal_jax.solvers import Status
+from landcal_jax.solving import solve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import douglas2025  # noqa: E402

@@ -18,7 +18,8 @@ from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem, costs
-from landcal_jax.solvers import AbstractGradientSolver, SolveError, Status, solve
+from landcal_jax.solvers import AbstractGradientSolver, SolveError, Status
+from landcal_jax.solving import solve
 
 # One row for every public solver: (what it is, the distance to the minimum that it is asked to reach).
 SOLVERS = {

@@ -17,7 +17,7 @@ from landcal_jax.observations import ExponentialCorrelation, Observations, Strea
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import Posterior, laplace
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 
 DAYS, SEEN = 500, 400
 TIME = np.datetime64("2003-01-01") + np.arange(DAYS).astype("timedelta64[D]")

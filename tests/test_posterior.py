@@ -15,7 +15,7 @@ from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import Posterior, laplace
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 
 QUANTILES = (0.05, 0.5, 0.95)
 

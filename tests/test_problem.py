@@ -17,7 +17,7 @@ from landcal_jax.operators import Pick, WindowMean
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem, costs, evaluate
 from landcal_jax.sites import Sites
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 
 STEPS = 60
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from landcal_jax import checkpoint, solvers
+from landcal_jax import checkpoint, solving
 from landcal_jax.cli.sentences import sentence_of
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt, MultiStart, Optax
@@ -22,7 +22,7 @@ from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
 from landcal_jax.run_folder import RunFolder
-from landcal_jax.solvers import solve
+from landcal_jax.solving import solve
 
 
 def valley(theta):
@@ -61,7 +61,7 @@ def test_a_solve_in_pieces_ends_with_the_same_bits(name, tmp_path):
 def test_an_interrupted_solve_keeps_its_last_state(tmp_path, monkeypatch):
     solver, file = LevenbergMarquardt(), tmp_path / "state.npz"
     whole = solve(PROBLEM, solver, progress=False)
-    advance, calls = solvers._advance, []
+    advance, calls = solving._advance, []
 
     def interrupted(*args):
         calls.append(1)
@@ -69,10 +69,10 @@ def test_an_interrupted_solve_keeps_its_last_state(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return advance(*args)
 
-    monkeypatch.setattr(solvers, "_advance", interrupted)
+    monkeypatch.setattr(solving, "_advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         solve(PROBLEM, solver, progress=False, checkpoint=file, checkpoint_seconds=1e9)
-    monkeypatch.setattr(solvers, "_advance", advance)
+    monkeypatch.setattr(solving, "_advance", advance)
     problem_print = checkpoint.fingerprint(PROBLEM, solver, PROBLEM.space.default_z, None)
     assert checkpoint.load(file, problem_print).done == 2
     same(whole, solve(PROBLEM, solver, progress=False, checkpoint=file))

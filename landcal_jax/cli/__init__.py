@@ -12,10 +12,10 @@ from rich.console import Console
 from landcal_jax.cli.calibrate import calibrate
 from landcal_jax.cli.check import check
 from landcal_jax.cli.files import inspect, parameters, sites, validate
-from landcal_jax.cli.sentences import sentence_of
+from landcal_jax.cli.sentences import Commands, sentence_of
 
 app = typer.Typer(
-    name="landcal", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    name="landcal", cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Calibrate land surface models with exact gradients, and say how far to trust the result.")
 for command in (calibrate, inspect, parameters, validate, check, sites):
     app.command()(command)

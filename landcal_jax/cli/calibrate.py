@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from landcal_jax.cli.sentences import load_object
+from landcal_jax.cli.user_code import load_reader
 from landcal_jax.errors import complain
 
 
@@ -86,6 +86,10 @@ def calibrate(
         raise ValueError(complain(
             "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
             "landcal calibrate --help"))
+    of_files = [f"--{name}" for name, value in (("latitude", latitude), ("longitude", longitude), ("reader", reader)) if value is not None]
+    if of_files and not forcing:
+        raise ValueError(complain(f"--forcing and --flux with {' and '.join(of_files)}", f"{' and '.join(of_files)} without files of yours",
+                                  "add --forcing FILE --flux FILE, or leave it out"))
     choices = {
         "site": site, "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
         "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
@@ -162,7 +166,7 @@ def _own_files(choices, common, kind):
     from landcal_jax.experiment import dalec_for, observed_experiment
     from landcal_jax.io.files import sha256
 
-    reader = choices["reader"] and load_object(choices["reader"], "a reader in a Python file", "--reader myreader.py:read")
+    reader = choices["reader"] and load_reader(choices["reader"])
     place = {"reader": reader, "latitude": choices["latitude"], "longitude": choices["longitude"]}
     drivers, fluxes = io.align(io.read_forcing(choices["forcing"], **place), io.read_flux(choices["flux"], **place))
     sources = [

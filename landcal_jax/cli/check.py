@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from landcal_jax.cli.sentences import load_object
+from landcal_jax.cli.user_code import call, load_object, told
 from landcal_jax.errors import complain
 
 
@@ -30,8 +30,9 @@ def check(
     problems = shipped_problems() if target is None else {target: _load(target)}
     passed = True
     for name, problem in problems.items():
-        report = testing.check(problem, points, seed)
-        scan = testing.scan(problem, scanned, seed)
+        with told(name):
+            report = testing.check(problem, points, seed)
+            scan = testing.scan(problem, scanned, seed)
         passed &= report.passed and scan.passed
         console.print(name, style="bold", highlight=False)
         console.print(f"{report}\n{scan}", highlight=False, markup=False)
@@ -52,7 +53,7 @@ def _load(target: str):
     from landcal_jax.problem import Problem
 
     found = load_object(target, "a Problem in a Python file", "landcal check mymodel.py:problem")
-    found = found() if callable(found) and not isinstance(found, Problem) else found
+    found = call(found, target, "a Problem") if callable(found) and not isinstance(found, Problem) else found
     if not isinstance(found, Problem):
         raise ValueError(complain(
             f"a landcal_jax Problem at {target}", f"a {type(found).__name__}", "problem = Problem(space, forward, observations)"))

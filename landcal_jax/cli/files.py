@@ -8,7 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from landcal_jax.cli.sentences import load_object, sentence_of
+from landcal_jax.cli.sentences import sentence_of
+from landcal_jax.cli.user_code import load_reader
 
 File = Annotated[list[Path], typer.Argument(help="One or more files.")]
 
@@ -27,7 +28,7 @@ def inspect(
     """
     from landcal_jax import io
 
-    function = None if reader is None else load_object(reader, "a reader in a Python file", "--reader myreader.py:read")
+    function = None if reader is None else load_reader(reader)
     _each(files, lambda path: io.inspect(path, reader=function, site=site, latitude=latitude, longitude=longitude))
 
 

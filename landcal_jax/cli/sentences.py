@@ -1,11 +1,33 @@
-"""What goes wrong, in sentences; and code of the user, which runs by design."""
+"""What goes wrong, in sentences."""
 
-import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
+from typer.core import TyperGroup
+
 from landcal_jax.errors import complain, complaint_of
+
+
+class Commands(TyperGroup):
+    """Commands whose misuse (an unknown option, a value of another kind) is told in the form of every other mistake."""
+
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra: Any) -> Any:
+        """Run the command of the command line. Raises ValueError for misuse, SystemExit at the end."""
+        given, prog_name = sys.argv[1:] if args is None else list(args), prog_name or "landcal"
+        if not given:  # the help, which is no mistake
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        try:
+            status = super().main(given, prog_name, complete_var, False, **extra)
+        except Exception as error:
+            # By its attributes: typer has had the class from click, and now has one of its own.
+            if not hasattr(error, "format_message") or not hasattr(error, "ctx"):
+                raise
+            path = error.ctx.command_path if error.ctx else prog_name
+            expected = f"a command line such as `{path} --help` describes"
+            raise ValueError(complain(expected, error.format_message(), f"{path} --help")) from error
+        if standalone_mode:
+            raise SystemExit(status or 0)
+        return status
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -20,25 +42,3 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return complain("data that fit into memory", str(error) or "no memory left", "a shorter period, fewer sites or fewer members")
     return None
-
-
-def load_object(target: str, what: str, example: str) -> Any:
-    """What `FILE.py:name` holds. This runs the user's file, by design; no other option of the command line does."""
-    path, _, name = target.rpartition(":")
-    if not path.endswith(".py"):
-        raise ValueError(complain(f"FILE.py:name, {what}", repr(target), example))
-    if not Path(path).is_file():
-        raise ValueError(complain(f"a Python file {path}", "no such file", f"check the name; the folder here is {Path.cwd()}"))
-    spec = importlib.util.spec_from_file_location(f"_landcal_{Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    # Classes look their module up by its name, as dataclasses do for annotations that are text.
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ValueError(complain(f"a file {path} that runs", f"{type(error).__name__}: {error}", f"python {path}")) from error
-    if not hasattr(module, name):
-        there = ", ".join(each for each in vars(module) if not each.startswith("_"))
-        raise ValueError(complain(f"{name!r} in {path}", there, "check the name after the colon"))
-    return getattr(module, name)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf, read_npy, read_text, sha256
+from landcal_jax.io.netcdf import check_reference
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.recognition import Format, Head
 from landcal_jax.io.rows import Rows, is_number, split_rows
@@ -146,6 +147,9 @@ def read_co2_ppm(path: str | Path) -> xr.Dataset:
     if not (annual and width == 3 or not annual and width in (6, 7)):
         raise ValueError(complain(f"3 (annual), 6 (global) or 7 (Mauna Loa) cells on each row of {path.name}", f"{width}",
                                   "download the file again"))
+    if width == 7 and "Interpolated" not in header:
+        raise ValueError(complain(f"7 cells on each row of {path.name} below a header of Mauna Loa (Interpolated, Number of Days)",
+                                  ", ".join(header), "download the file again"))
     stamps = rows.stamps(rows.text(0), "%Y" if annual else "%Y-%m", "1979" if annual else "1979-01")
     if not annual:
         _check_decimal(stamps, rows, path)
@@ -197,7 +201,7 @@ def _check_decimal(stamps: pd.DatetimeIndex, rows: Rows, path: Path) -> None:
 def read_trendy_co2(path: str | Path) -> xr.Dataset:
     """Read the annual CO2 of TRENDY as CalLMIP gives it: lines Annee_1700=277.57, in ppm.
 
-    Raises ValueError for a line of another form, or years that do not follow each other.
+    Years that are absent are counted in the history. Raises ValueError for a line of another form, or years out of order.
     """
     path = Path(path)
     text = read_text(path, "the annual CO2 of TRENDY")
@@ -313,6 +317,7 @@ def _decoded(raw: xr.Dataset, path: Path) -> xr.Dataset:
     """`raw` with its times as dates."""
     if "time" not in raw.variables:
         return raw
+    check_reference(str(raw["time"].attrs.get("units", "none")), f"times in CF units in {path.name}")
     try:
         time = xr.decode_cf(raw[["time"]])["time"]
     except (ValueError, OverflowError, TypeError) as error:

@@ -43,15 +43,17 @@ def read_callmip(path: str | Path) -> xr.Dataset:
     for name, theirs in NAMES.items():
         columns[name] = series(raw, f"{theirs}_daily", path)
         columns[f"{name}_uncertainty"] = series(raw, f"{theirs}_uc_daily", path)
+    if twice := _hours_summed_as_half_hours(raw):
+        for name in ("nee", "nee_uncertainty"):
+            values = np.asarray(columns[name].values)
+            columns[name] = columns[name]._replace(values=np.where(values == -9999.0, values, 2.0 * values))
     ds = normalise(
         columns, days(raw, path), path=path, site=site, latitude=number(raw, "latitude"), longitude=number(raw, "longitude"), step="P1D",
         time_zone="local standard time", source=f"CalLMIP Phase 1, {path.name}", references="\n".join((FLUXNET2015, PLUMBER2, CALLMIP)),
         license=LICENCE, title=f"Observed daily fluxes at {site} ({raw.attrs.get('site_name', site)})")
     for name in NAMES:
         ds = _with_both(ds, name)
-    if _hours_summed_as_half_hours(raw):
-        for name in ("nee", "nee_uncertainty"):
-            ds[name] = ("time", 2.0 * ds[name].values, ds[name].attrs)
+    if twice:
         ds = said(ds, "nee and nee_uncertainty were multiplied by 2: the source record is hourly but was summed with 1800 s a step.")
     ds = said(ds, sign_of_nee(ds, "NEE_daily", str(raw["NEE_daily"].attrs.get("standard_name", "")), path))
     return ds.assign_attrs({key: str(raw.attrs[key]) for key in KEPT if key in raw.attrs})
@@ -71,7 +73,7 @@ def _with_both(ds: xr.Dataset, name: str) -> xr.Dataset:
 def _hours_summed_as_half_hours(raw: xr.Dataset) -> bool:
     """Whether the source record is hourly while the daily sum took 1800 s a step; verified at US-MMS (slope 0.499)."""
     source = str(raw.attrs.get("Input_file", ""))
-    hourly = re.search(r"(?<!half)hourly", source, re.IGNORECASE) or "_HR_" in source
+    hourly = re.search(r"(?<![a-z0-9])(?<!half[-_ ])hourly", source, re.IGNORECASE) or "_HR_" in source
     return bool(hourly) and "1800" in str(raw.attrs.get("scaling_factor_NEE", ""))
 
 

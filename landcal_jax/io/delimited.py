@@ -72,7 +72,8 @@ class Sheet:
             if found != width or not line.strip():
                 got = f"{found} in line {number}" if line.strip() else f"line {number}, which is empty"
                 cut = " (the last line: the file was cut short)" if number == self.first + len(self.rows) else ""
-                raise ValueError(complain(f"{width} cells in each row of {self.path.name}, as in its header", got + cut,
+                quotes = " (a quotation mark is not closed)" if line.count('"') % 2 else ""
+                raise ValueError(complain(f"{width} cells in each row of {self.path.name}, as in its header", got + quotes + cut,
                                           "download or export the file again, or correct the row"))
 
     def read(self, numbers: Iterable[str], texts: Collection[str] = ()) -> pd.DataFrame:
@@ -144,7 +145,8 @@ def iso_stamps(column: pd.Series, path: Path) -> pd.DatetimeIndex:
     if wrong.any():
         line = wrong.idxmax()
         advice = ("take the offset away and say it once as the time zone" if re.search(r"(Z|[+-]\d\d:?\d\d)$", column[line][10:])
-                  else "write the year first; 24:00 is 00:00 of the next day")
+                  else "correct the row: there is no such day or hour (24:00 is 00:00 of the next day)" if good[line]
+                  else "write the year first, then month and day, with leading zeros")
         raise ValueError(complain(f"{column.name} of {path.name} like 2005-06-30 or 2005-06-30 23:30", f"{column[line]!r} in line {line}",
                                   advice))
     return pd.DatetimeIndex(stamps)

@@ -8,6 +8,9 @@ import gzip
 import hashlib
 import io
 import os
+import struct
+import tokenize
+import warnings
 import zlib
 from pathlib import Path
 
@@ -18,13 +21,30 @@ from landcal_jax.errors import complain
 from landcal_jax.io.netcdf_classic import check_classic
 
 # A century of half-hours of forty variables in float64 is 560 MB; forms of the field stay below this.
-LARGEST = int(float(os.environ.get("LANDCAL_LARGEST_FILE_GB", "2")) * 1e9)
+LARGEST_GB = "2"
+BOUND = "LANDCAL_LARGEST_FILE_GB"
 HEAD = 65536
 
 
-def _too_large(path: Path, what: str, size: int) -> str:
-    return complain(f"{what} of at most {LARGEST / 1e9:g} GB", f"{path}, {size / 1e9:.3g} GB once it is read",
-                    "select a site and a period first; or set LANDCAL_LARGEST_FILE_GB if the file is trusted")
+def largest() -> int:
+    """The most bytes that a file may have, or announce: 2 GB, or what the environment variable LANDCAL_LARGEST_FILE_GB says.
+
+    Raises ValueError when that is no number above 0.
+    """
+    given = os.environ.get(BOUND, LARGEST_GB)
+    try:
+        size = float(given)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e9:
+        raise ValueError(complain(f"a number above 0 in the environment variable {BOUND} (GB)", repr(given), f"{BOUND}=8, or unset it"))
+    return int(size * 1e9)
+
+
+def _too_large(path: Path, what: str, size: int | None) -> str:
+    limit = f"{largest() / 1e9:g} GB"
+    got = f"more than that in {path} once it is unpacked" if size is None else f"{path}, {size / 1e9:.3g} GB once it is read"
+    return complain(f"{what} of at most {limit}", got, f"select a site and a period first; or set {BOUND} if the file is trusted")
 
 
 def existing(path: str | Path, what: str = "a file of data") -> Path:
@@ -36,7 +56,7 @@ def existing(path: str | Path, what: str = "a file of data") -> Path:
     size = path.stat().st_size
     if size == 0:
         raise ValueError(complain(what, f"{path}, which is empty", "download or copy the file again"))
-    if size > LARGEST:
+    if size > largest():
         raise ValueError(_too_large(path, what, size))
     return path
 
@@ -48,17 +68,18 @@ def sha256(path: str | Path) -> str:
 
 
 def read_bytes(path: str | Path, what: str = "a file of data") -> bytes:
-    """The content of a file, unpacked if it is gzip; never more than `LARGEST` bytes."""
+    """The content of a file, unpacked if it is gzip; never more than `largest()` bytes."""
     path = existing(path, what)
     if path.suffix.lower() != ".gz":
         return path.read_bytes()
+    most = largest()
     try:
         with gzip.open(path) as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(complain(what, f"{path}, which cannot be unpacked ({error})", "download the file again")) from error
-    if len(content) > LARGEST:
-        raise ValueError(_too_large(path, what, len(content)))
+    if len(content) > most:
+        raise ValueError(_too_large(path, what, None))
     return content
 
 
@@ -79,14 +100,14 @@ def read_text(path: str | Path, what: str = "a text file of data") -> str:
 def open_netcdf(path: str | Path, what: str = "a NetCDF file") -> xr.Dataset:
     """Load a NetCDF file whole, fill values as NaN and times undecoded; `what` says which kind of file is meant.
 
-    Raises ValueError when the file is no NetCDF, is cut short, or announces more than `LARGEST` bytes.
+    Raises ValueError when the file is no NetCDF, is cut short, or announces more than `largest()` bytes.
     """
     path = existing(path, what)
     check_classic(path, what)
     try:
         with xr.open_dataset(path, decode_times=False, engine="netcdf4") as dataset:
             announced = sum(variable.size * max(variable.dtype.itemsize, 8) for variable in dataset.variables.values())
-            if announced > LARGEST:
+            if announced > largest():
                 raise ValueError(_too_large(path, what, announced))
             return dataset.load()
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
@@ -101,8 +122,15 @@ def read_npy(path: str | Path, what: str = "a .npy file of numbers") -> np.ndarr
     """The array of a .npy file; one that holds Python objects, which could run code, is refused."""
     path = existing(path, what)
     try:
-        announced = np.load(path, allow_pickle=False, mmap_mode="r")
+        with warnings.catch_warnings():  # a damaged header looks to numpy like one of Python 2
+            warnings.simplefilter("ignore")
+            announced = np.load(path, allow_pickle=False, mmap_mode="r")
+        # numpy takes what the header says and leaves the rest, which is then no array that anybody wrote.
+        if (whole := announced.offset + announced.nbytes) != path.stat().st_size:
+            raise ValueError(f"its header says {whole} bytes, it has {path.stat().st_size}")
         return np.array(announced)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(complain(what, f"{path}, which cannot be read ({str(error).splitlines()[0][:120]})",
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, AttributeError, KeyError, OverflowError, MemoryError,
+            struct.error, tokenize.TokenError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(complain(what, f"{path}, which cannot be read ({reason[:120]})",
                                   "save it with numpy.save(path, array, allow_pickle=False)")) from error

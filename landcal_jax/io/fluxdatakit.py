@@ -56,7 +56,7 @@ def read_fluxdatakit(path: str | Path) -> xr.Dataset:
     days, given = _with_leap_days(days, given, path, history)
     columns = {
         "temperature_min": Column(given["tmin"], "degC", "tmin"), "temperature_max": Column(given["tmax"], "degC", "tmax"),
-        "shortwave": Column(given["ppfd"] / PHOTONS_PER_JOULE, "W m-2", "ppfd"), "co2": Column(given["co2"], "ppm", "co2"),
+        "shortwave": Column(_light(given["ppfd"]), "W m-2", "ppfd"), "co2": Column(given["co2"], "ppm", "co2"),
         "vpd": Column(given["vpd"], "Pa", "vpd"),
         "precipitation": Column(given["rain"] + given["snow"], "kg m-2 s-1", "rain and snow"),
         "rainfall": Column(given["rain"], "kg m-2 s-1", "rain"), "snowfall": Column(given["snow"], "kg m-2 s-1", "snow")}
@@ -71,6 +71,11 @@ def read_fluxdatakit(path: str | Path) -> xr.Dataset:
         ds = said(ds, "temperature_min and temperature_max both are the daily mean: the file has no others.")
     left = [str(name) for name in table if name not in (*NEEDED, *given)]
     return said(ds, f"Left out: {', '.join(left)}.") if left else ds
+
+
+def _light(photons: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a damaged number may be as large as there are numbers; it is then refused or missing
+        return photons / PHOTONS_PER_JOULE
 
 
 def _days(table: pd.DataFrame, path: Path) -> pd.DatetimeIndex:

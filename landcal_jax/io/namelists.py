@@ -87,8 +87,9 @@ def parsed(text: str, source: str) -> f90nml.Namelist:
             warnings.simplefilter("error")
             groups = f90nml.reads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except Exception as error:  # whatever the parser says of text that is no namelist
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise ValueError(complain(f"Fortran namelists &group name = value ... / in {source}", f"text that is none ({reason})",
+        _assignments(text, source)  # names the line, if it is one where no assignment can be read
+        reason = f" ({str(error).splitlines()[0][:100]})" if str(error) else ""
+        raise ValueError(complain(f"Fortran namelists &group name = value ... / in {source}", f"text that is none{reason}",
                                   "check quotes, and the / at the end of each group")) from error
     if not len(groups):
         raise ValueError(complain(f"at least one &group in {source}", "none", "check the name of the file"))

@@ -15,6 +15,8 @@ from landcal_jax.errors import complain
 from landcal_jax.io.normal import Column, step_starts
 
 SITE = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}-[A-Za-z0-9]{3}(?![A-Za-z0-9])")
+REFERENCE = re.compile(r"\w+ since \d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}(:\d{1,2}(:\d{1,2}(\.\d*)?)?)?)?( ?(Z|UTC|GMT|[+-]\d{1,2}(:?\d\d)?))?",
+                       re.ASCII)
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 
 
@@ -54,6 +56,7 @@ def stamps(raw: xr.Dataset, path: Path) -> pd.DatetimeIndex:
     if " since " not in units:
         raise ValueError(complain(expected, "no variable `time` with units such as 'days since 2001-01-01'",
                                   "add the units attribute to `time`"))
+    check_reference(units, expected)
     calendar = str(time.attrs.get("calendar", "standard")).lower()
     if calendar not in CALENDARS:
         raise ValueError(complain(expected, f"calendar {calendar!r}",
@@ -73,6 +76,12 @@ def stamps(raw: xr.Dataset, path: Path) -> pd.DatetimeIndex:
                                   "correct the units of `time`, such as 'days since 2001-01-01'")) from error
     # Fractions of days in float64 miss the full second by microseconds.
     return decoded.as_unit("ns").round("s")
+
+
+def check_reference(units: str, expected: str) -> None:
+    """Raise ValueError for units of time whose date is not written in full: what decodes it would guess at a damaged one."""
+    if not REFERENCE.fullmatch(units.strip()):
+        raise ValueError(complain(expected, f"units {units!r}", "correct the units of `time`, such as 'days since 2001-01-01 00:00:00'"))
 
 
 def days(raw: xr.Dataset, path: Path) -> pd.DatetimeIndex:

@@ -14,11 +14,10 @@ import xarray as xr
 from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf
 from landcal_jax.io.netcdf import number, series, site_code, stamps
-from landcal_jax.io.normal import Column, normalise, said
+from landcal_jax.io.normal import STEP, Column, normalise, said
 from landcal_jax.io.quantities import COMPANIONS, QUANTITIES, quantity
 from landcal_jax.io.recognition import Format, Head
 
-STEP = re.compile(r"P[1-9]\d{0,2}D|PT[1-9]\d{0,3}[HM]|P1M|P1Y|irregular")
 PROVENANCE = ("title", "source", "references", "license")
 # Two extremes of one quantity share its standard name; such a file has to use the names of the normal form.
 STANDARD_NAMES = {about.standard_name: name for name, about in reversed(QUANTITIES.items()) if about.standard_name}

@@ -17,9 +17,10 @@ The normal form is a Dataset with
 - attributes `title`, `source`, `references`, `license`, `sha256`, and `history`, one sentence a line.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ NIGHT_OFFSET = -2.0  # MJ m-2 d-1 (-23 W m-2): thermal offset of a pyranometer a
 ROUNDING = 1e-3  # in the unit of the quantity: what arithmetic in single precision leaves behind
 DAY = np.timedelta64(1, "D")
 Label = Literal["start", "middle", "end"]
+STEP = re.compile(r"P[1-9]\d{0,2}D|PT[1-9]\d{0,3}[HM]|P1M|P1Y|irregular")
 
 
 class Column(NamedTuple):
@@ -56,11 +58,14 @@ def normalise(
     """Return the normal form of series that were read from `path`.
 
     `columns`: name of `quantities` -> (values, unit in the file), or a `Column`. `time`: one stamp a row, of the
-    `label` of its step; what pandas takes as dates. `step`: ISO 8601 duration; None finds it from the stamps. `fills`:
+    `label` of its step: datetime64, or text of ISO 8601. `step`: ISO 8601 duration; None finds it from the stamps. `fills`:
     literal values that mean missing, besides NaN and whatever is beyond 1e19.
     Raises ValueError for an unknown name, a unit of another kind, a broken time axis or an impossible value.
     """
     path, said = Path(path), list(history)
+    if not columns:
+        raise ValueError(complain(f"at least one quantity in {path.name}", "none: no column of it has a name that its format knows",
+                                  "check the header; it may be damaged"))
     starts, step = step_starts(time, label, step, path)
     ds = xr.Dataset(coords={"time": ("time", starts, {
         "standard_name": "time", "long_name": "start of the step", "step": step, "time_zone": time_zone, "label_in_file": label})})
@@ -159,6 +164,11 @@ def _in_range(name: str, values: np.ndarray, starts, daily: bool, path: Path, sa
 
 def step_starts(time: ArrayLike, label: Label, step: str | None, path: Path) -> tuple[pd.DatetimeIndex, str]:
     """Start of each step and the step's length (ISO 8601), after checking that time increases in equal steps."""
+    if label not in get_args(Label):
+        raise ValueError(complain(f"the label of the stamps in {path.name}: {', '.join(get_args(Label))}", repr(label), "label='start'"))
+    if step is not None and not STEP.fullmatch(step):
+        raise ValueError(complain(f"the step of {path.name} as an ISO 8601 duration: PT30M, PT1H, P1D, P1M or the like", repr(step),
+                                  "correct step=, or leave it out to find it from the stamps"))
     stamps = _stamps(time, path)
     steps = np.diff(stamps.values)
     if (steps <= np.timedelta64(0, "ns")).any():
@@ -184,10 +194,16 @@ def step_starts(time: ArrayLike, label: Label, step: str | None, path: Path) -> 
 
 
 def _stamps(time: ArrayLike, path: Path) -> pd.DatetimeIndex:
+    given = time if isinstance(time, pd.Series | pd.DatetimeIndex) else pd.Series(np.asarray(time))
+    if pd.api.types.is_numeric_dtype(given) and given.notna().any():
+        raise ValueError(complain(f"time stamps in {path.name}, as datetime64 or text", f"numbers, such as {given[given.notna()].iloc[0]}",
+                                  "make dates of them first, with pandas.to_datetime(..., format=\"%Y%m%d%H%M\") or the like"))
     try:
-        stamps = pd.DatetimeIndex(pd.to_datetime(np.asarray(time) if not isinstance(time, pd.Series) else time)).as_unit("ns")
+        # Of other text pandas guesses whether day or month stands first, and takes it without a word.
+        form = None if pd.api.types.is_datetime64_any_dtype(given) else "ISO8601"
+        stamps = pd.DatetimeIndex(pd.to_datetime(given, format=form)).as_unit("ns")
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(complain(f"time stamps in {path.name}", str(error).splitlines()[0][:160],
+        raise ValueError(complain(f"time stamps in {path.name}", str(error).splitlines()[0].split(". ")[0][:160],
                                   "write them like 2005-06-30 23:30")) from error
     if stamps.tz is not None:
         raise ValueError(complain(f"time stamps without an offset in {path.name}", f"{stamps[0]}",

@@ -18,7 +18,7 @@ from landcal_jax.errors import complain
 from landcal_jax.io.callmip_flux import FLUXNET2015, PLUMBER2, sign_of_nee
 from landcal_jax.io.files import open_netcdf
 from landcal_jax.io.netcdf import code_or_complaint, number, series, stamps
-from landcal_jax.io.normal import Column, normalise, said
+from landcal_jax.io.normal import FILL, Column, normalise, said
 from landcal_jax.io.recognition import Format, Head
 
 MET = {"temperature": ("Tair",), "specific_humidity": ("Qair",), "relative_humidity": ("RH",), "vpd": ("VPD",), "wind_speed": ("Wind",),
@@ -96,7 +96,7 @@ def _filled(name: str, values: np.ndarray, marks: np.ndarray, flag: str, path: P
     if odd:
         raise ValueError(complain(f"flags {', '.join(map(str, MARKS))} in {flag} of {path.name}", f"{odd[0]:g}",
                                   "convert them: 0 measured, 1 or more filled; a fraction of good data is another convention"))
-    there, blank = np.isfinite(values), np.isnan(marks)
+    there, blank = np.abs(values) < FILL, np.isnan(marks)
     if (there & blank).any():
         notes.append(f"{name}: {(there & blank).sum()} values without a flag were taken as filled.")
     counts = ", ".join(f"{int(((marks == mark) & there).sum())} {MARKS[int(mark)]}" for mark in known)

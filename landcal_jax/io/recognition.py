@@ -18,6 +18,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from landcal_jax.io.files import HEAD
+from landcal_jax.io.netcdf_classic import check_classic
 
 NETCDF_SIGNATURES = (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF\r\n\x1a\n")
 
@@ -79,6 +80,7 @@ class Head:
         if not self.is_netcdf:
             return {}, {}
         try:
+            check_classic(self.path)  # the library would believe a damaged count for half a minute
             with xr.open_dataset(self.path, decode_cf=False, engine="netcdf4") as dataset:
                 return {str(name): dict(variable.attrs) for name, variable in dataset.variables.items()}, dict(dataset.attrs)
         except Exception:  # a damaged file is no format that we know; reading it will say what is wrong

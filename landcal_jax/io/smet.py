@@ -22,6 +22,8 @@ SMET_FIELDS = {"TA": ("temperature", "K"), "RH": ("relative_humidity", "1"), "VW
                "RSWR": ("shortwave_up", "W m-2"), "OSWR": ("shortwave_up", "W m-2"), "ILWR": ("longwave", "W m-2"),
                "PSUM": ("precipitation", "mm d-1"), "PINT": ("precipitation", "mm h-1"), "HS": ("snow_depth", "m"),
                "SWE": ("snow_water_equivalent", "kg m-2"), "TSS": ("surface_temperature", "K"), "P": ("pressure", "Pa")}
+KEYS = ("station_id", "station_name", "latitude", "longitude", "altitude", "easting", "northing", "epsg", "nodata", "tz", "creation", "source",
+        "history", "license", "comment", "fields", "units_offset", "units_multiplier")
 
 
 def read_smet(path: str | Path) -> xr.Dataset:
@@ -43,6 +45,9 @@ def read_smet(path: str | Path) -> xr.Dataset:
     starts, step = step_starts(stamps, "end", None, path)
     said = [*rows.said]
     columns = _smet_columns(rows, names, header, step, said, path)
+    unknown = [key for key in header if key not in KEYS and not key.startswith(("plot_", "acdd_", "view_", "slope_", "timeseries_"))]
+    if unknown:
+        said.append(f"Keys of the header that are not known, and were not heeded: {', '.join(unknown)}.")
     zone, named = header.get("tz", ""), header.get("station_id") or header.get("station_name") or path.stem
     if not zone:
         said.append("The header has no tz: times were taken as UTC, as the format says.")
@@ -66,6 +71,9 @@ def _smet_header(lines: list[str], path: Path) -> tuple[dict[str, str], int]:
         key, equals, value = text.partition("=")
         if equals:
             header[key.strip().lower()] = value.strip()
+        elif number and text.upper() != "[HEADER]" and re.split(r"[#;]", text)[0].strip():
+            raise ValueError(complain(f"lines of key = value in the header of {path.name}", f"{line[:60]!r} on line {number + 1}",
+                                      "correct the line; comments begin with #, and [DATA] ends the header"))
     raise ValueError(complain(f"a line [DATA] in {path.name}", "none", "download the file again: it is cut short"))
 
 

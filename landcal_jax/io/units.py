@@ -32,6 +32,9 @@ SPELLINGS = {
     "ppmv": "ppm", "ppbv": "ppb"}
 # A name with its substance: umolCO2, umol_CO2, gC, g C, kg[C].
 CARBON = (re.compile(r"(?<=mol)[ _]?(?:CO2|C)\b"), re.compile(r"\b([kmuµTP]?g)[ _\[]C\]?\b"))
+LONGEST = 100  # letters of a unit
+POWER = re.compile(r"\*\*|\^")
+EXPONENT = re.compile(r"(?:\*\*|\^)\s*\(?\s*[+-]?\d{1,2}(?:\.0*)?(?![\d.])\s*\)?(?!\s*(?:\*\*|\^))")
 
 
 @functools.cache
@@ -72,8 +75,10 @@ def _spelled(unit: str) -> str:
     text = SPELLINGS.get(unit.strip(), unit.strip())
     text = CARBON[0].sub("", text)
     text = CARBON[1].sub(r"\1C", text)
-    if re.search(r"[^\w\s*/^().%°·+-]", text):  # pint's tokenizer would drop it in silence
+    if re.search(r"[^\w\s*/^().%°·+-]|^\.|\.$|\.\s|\s\.", text):  # pint's tokenizer would drop it in silence
         raise ValueError(f"a character in {unit!r} that is no part of a unit")
+    if len(text) > LONGEST or len(POWER.findall(text)) != len(EXPONENT.findall(text)) or len(re.findall(r"\)\s*(?:\*\*|\^)", text)) > 1:
+        raise ValueError(f"an exponent in {unit!r} that is no small number")  # 9**9**9**9 would be computed, for ever
     return re.sub(r"\s*/\s*", "/", text)
 
 
@@ -104,6 +109,7 @@ def convert(values: ArrayLike, from_unit: str, to_unit: str, quantity: str = "")
     except pint.DimensionalityError as error:
         raise ValueError(complain(f"a unit that can become {to_unit!r}", f"{from_unit!r}, another kind of quantity",
                                   "correct the units attribute, or name the right variable")) from error
-    except (pint.PintError, ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, AssertionError) as error:
+    except (pint.PintError, ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError, AssertionError,
+            ArithmeticError, KeyError) as error:
         raise ValueError(complain(f"a unit that can become {to_unit!r}, such as 'gC m-2 d-1', 'W m-2' or 'degC'", repr(from_unit),
                                   "correct the spelling of the unit: factors with integer exponents, separated by blanks")) from error

@@ -1,0 +1,95 @@
+"""Runs of many members, and one rule for those that fail: shared by every method that sees runs only.
+
+A run has failed when a value that was observed comes back NaN or infinite: a crash, a timeout, or a model that blew up. What
+happens then is one object, `FailedRuns`, and what happened is counted.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax.errors import complain
+from landcal_jax.problem import Problem
+
+
+@dataclass(frozen=True)
+class FailedRuns:
+    """What is done with members whose run fails.
+
+    `rule`: "leave out", the method goes on with the others; or "pull in", the member is moved half-way towards the mean of those
+    that ran and run again, up to `attempts` times, and left out after that. Refused (RuntimeError, with the region of parameter
+    space where runs fail) when more than the fraction `limit` of the members of one call is left out.
+    """
+
+    rule: Literal["leave out", "pull in"] = "leave out"
+    limit: float = 0.5
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("leave out", "pull in") or not 0 <= self.limit <= 1 or self.attempts < 1:
+            raise ValueError(complain('rule "leave out" or "pull in", a limit in 0 to 1, at least one attempt',
+                                      f"{self.rule!r}, {self.limit:g}, {self.attempts}", "FailedRuns() has the defaults"))
+
+
+class Ran(NamedTuple):
+    """What became of members.
+
+    `z` (member, n): where they ran, which "pull in" may have moved; `predicted`: stream -> (member, site, n_obs), NaN for the
+    failed; `finished` (member,): whether each ran in the end; `runs`: runs made; `failures`: runs that failed.
+    """
+
+    z: Array
+    predicted: dict[str, np.ndarray]
+    finished: np.ndarray
+    runs: int
+    failures: int
+
+
+def run_members(problem: Problem, Z: Array, failed: FailedRuns | None = None) -> Ran:
+    """Run members Z (member, n) of `problem` under the rule `failed` (default `FailedRuns()`).
+
+    Raises RuntimeError if more than its limit fail.
+    """
+    failed = FailedRuns() if failed is None else failed
+    Z = np.array(Z, dtype=float)
+    predicted = {name: np.array(values) for name, values in problem.ensemble(jnp.asarray(Z)).items()}
+    finished, runs = _finished(problem, predicted), len(Z)
+    failures = int((~finished).sum())
+    for _ in range(failed.attempts if failed.rule == "pull in" else 0):
+        wrong = np.flatnonzero(~finished)
+        if not wrong.size or not finished.any():
+            break
+        Z[wrong] = 0.5 * (Z[wrong] + Z[finished].mean(axis=0))
+        again = problem.ensemble(jnp.asarray(Z[wrong]))
+        for name, values in again.items():
+            predicted[name][wrong] = values
+        finished = _finished(problem, predicted)
+        runs += wrong.size
+        failures += int((~finished).sum())
+    if (~finished).mean() > failed.limit:
+        raise RuntimeError(complain(
+            f"at most {failed.limit:.0%} of the members to fail", f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}",
+            'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
+    return Ran(jnp.asarray(Z), predicted, finished, runs, failures)
+
+
+def _finished(problem: Problem, predicted: dict[str, np.ndarray]) -> np.ndarray:
+    good = [np.isfinite(np.where(np.asarray(stream.mask), predicted[name], 0.0)).all(axis=tuple(range(1, predicted[name].ndim)))
+            for name, stream in problem.observations.items()]
+    return np.logical_and.reduce(good)
+
+
+def _region(problem: Problem, Z: np.ndarray, finished: np.ndarray) -> str:
+    """The parameters that tell failed members from the others best, with the range in which they failed."""
+    if not finished.any():
+        return ", all of them"
+    theta = np.asarray(problem.space.flatten(problem.space.physical(jnp.asarray(Z))))
+    bad, good = Z[~finished], Z[finished]
+    spread = np.std(Z, axis=0) + 1e-300
+    apart = np.abs(bad.mean(axis=0) - good.mean(axis=0)) / spread
+    worst = np.argsort(apart)[::-1][:3]
+    ranges = [f"{problem.space.labels[n]} {theta[~finished, n].min():.4g} to {theta[~finished, n].max():.4g}" for n in worst]
+    return f", at {', '.join(ranges)}"
