@@ -38,6 +38,7 @@ from landcal_jax.io.callmip_output import (
     scenario_in_words,
     write_file,
 )
+from landcal_jax.io.callmip_validator import validate
 from landcal_jax.io.units import convert
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.operators import Pick
@@ -130,7 +131,8 @@ def write_callmip(
     `scenario`: that of the protocol, 1 to 6, None for the one that the streams make. `cal_val`: "Cal", or "Val" with the
     `sites` of a validation, which are then run with the calibrated parameters. `places`: site -> (latitude, longitude), needed
     for sites that neither the protocol nor the experiment knows. `information`: answers of the group, by the
-    keys of `callmip_information.QUESTIONS`. They get their names when all are whole.
+    keys of `callmip_information.QUESTIONS`. They get their names when all are whole; faults that
+    the validator finds in them are remarks.
 
     Raises ValueError for a scenario that the streams do not make, a site of the other part of the protocol, a name that no
     file can have, or a step other than a day; TypeError for a forward map that is no model at sites; FileExistsError if files
@@ -250,6 +252,8 @@ def write_files(plan: Plan, folder: Path, *, information: Mapping[str, str] | No
         remarks.append(f"{type(plan.forward.model).__name__} has no {', '.join(absent)}: left out.")
     remarks += [remark for site, days in zip(plan.forward.sites.names, plan.forward.sites.time, strict=True)
                 if (remark := _about_days(site, days[~np.isnat(days)]))]
+    # A run may break a rule that no writer can keep for it, such as a leaf area that no land has.
+    remarks += [str(found) for name in plan.files if not (found := validate(folder / name)).passed]
     items = about_run.items(plan.calibration, plan.forward, plan.scenario, information or {})
     about_run.write(items, plan.calibration, folder, plan.stem, remarks)
     return CallmipFiles({name: folder / name for name in plan.results}, remarks, [item.key for item in items if item.open])

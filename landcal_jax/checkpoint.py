@@ -6,6 +6,7 @@ file with its name is whole whenever the process dies.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -54,9 +55,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def fingerprint(*parts: Any) -> str:
-    """SHA256 of pytrees: their structure with static fields, and every bit of their arrays; the same in each process."""
-    leaves, structure = jax.tree.flatten(parts)
+def fingerprint(problem: Any, solver: Any, *parts: Any) -> str:
+    """SHA256 of what a solve depends on, the same in each process.
+
+    That is every bit of the arrays, the structure with its static fields, the program that computes J (a function that was
+    edited, or has captured another constant, is another program), and the versions of landcal_jax and jax. The program of a
+    forward map outside of JAX is not known.
+    """
+    leaves, structure = jax.tree.flatten((problem, solver, parts))
     digest = hashlib.sha256(_without_addresses(str(structure)).encode())
     for leaf in leaves:
         if eqx.is_array(leaf) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -66,6 +72,11 @@ def fingerprint(*parts: Any) -> str:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:
             digest.update(_without_addresses(repr(leaf)).encode())
+    if problem.forward.differentiable:
+        program = eqx.filter_jit(lambda problem, z: problem.cost(z)).lower(problem, problem.space.default_z).as_text()
+        digest.update(_without_addresses(program).encode())
+    for package in ("landcal_jax", "jax", "jaxlib"):
+        digest.update(importlib.metadata.version(package).encode())
     return digest.hexdigest()
 
 
@@ -100,11 +111,12 @@ def load(path: str | Path, belongs_to: str) -> Saved | None:
             saved = Saved(tuple(about["start_shape"]), leaves, int(about["done"]), history, dict(about["seconds"]))
             found = about["fingerprint"] if about["version"] == VERSION else f"version {about['version']}"
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(complain(f"a checkpoint of landcal_jax at {path}", str(error).splitlines()[0][:120],
+        raise ValueError(complain(f"a checkpoint of landcal_jax at {path}", f"a damaged file, or another one ({type(error).__name__})",
                                   "remove the file to start from the beginning")) from error
     if found != belongs_to:
-        raise ValueError(complain(f"a checkpoint of this problem, solver, first guess and seed at {path}", "one of another run",
-                                  "the options of that run, another file, or remove it to start from the beginning"))
+        raise ValueError(complain(f"a checkpoint of this problem, solver, first guess and seed at {path}",
+                                  "one of another run, or of another version of the model, of landcal_jax or of jax",
+                                  "what that run was made with, another file, or remove it to start from the beginning"))
     return saved
 
 

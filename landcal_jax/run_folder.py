@@ -24,6 +24,7 @@ from landcal_jax.checkpoint import whole
 from landcal_jax.errors import complain, complaint_of
 
 UNFINISHED, OPTIONS, NEW, COMPLETE, LOCK = "unfinished", "options.json", "new", "complete", ".landcal.lock"
+RECORD = ".landcal.json"  # the options of the run that made the results of a folder
 # Errors about the place and its rights, which more room would not mend.
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -101,27 +102,31 @@ class RunFolder:
         elif present and not self.overwrite and not self.resume:
             raise FileExistsError(complain(f"a folder without results at {self.folder}", f"{', '.join(present)} in it",
                                            "another folder (--out), or overwrite (--overwrite)"))
-        elif self.resume and self.interrupted:
+        elif self.resume and (self.interrupted or (present and not unfinished)):
             self._check_options()
 
     def _check_options(self) -> None:
+        """Going on with a run, or taking its results for one's own, is for the same options only."""
+        state, file = ("unfinished", self.checkpoints / OPTIONS) if self.interrupted else ("finished", self.folder / RECORD)
         kept = self._kept("options", Mapping)
         if kept is None:
-            raise ValueError(complain(f"the options of the unfinished run in {self.checkpoints / OPTIONS}, as landcal wrote them",
-                                      "a file that cannot be read", "discard the unfinished run and begin again (--overwrite)"))
+            raise ValueError(complain(f"the options of the {state} run in {file}, as landcal wrote them",
+                                      "a file that cannot be read" if file.exists() else "no such file",
+                                      "discard the run and begin again (--overwrite), or another folder (--out)"))
         other = [name for name in kept.keys() | self.options.keys() if kept.get(name) != self.options.get(name)]
         if other:
             told_of = ", ".join(f"{name} {kept.get(name)!r} then, {self.options.get(name)!r} now" for name in sorted(other))
-            raise ValueError(complain(f"the options of the unfinished run in {self.folder}", told_of,
-                                      f"{self._begun_by()} --resume; or discard it with --overwrite"))
+            raise ValueError(complain(f"the options of the {state} run in {self.folder}", told_of,
+                                      f"{self._begun_by()} --resume; another folder (--out); or --overwrite, which discards it"))
 
     def _begun_by(self) -> str:
         return self._kept("command", str) or "landcal"
 
     def _kept(self, name: str, kind: type) -> Any:
-        """What the unfinished run has written down about itself; None where that is not there, or is damaged."""
+        """What the run of this folder has written down about itself; None where that is not there, or is damaged."""
+        file = self.checkpoints / OPTIONS if self.checkpoints.exists() else self.folder / RECORD
         try:
-            found = json.loads((self.checkpoints / OPTIONS).read_text(encoding="utf-8"))[name]
+            found = json.loads(file.read_text(encoding="utf-8"))[name]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if isinstance(found, kind) else None
@@ -166,6 +171,8 @@ class RunFolder:
         if (self.checkpoints / COMPLETE).is_file():
             for path in sorted((self.checkpoints / NEW).iterdir()):
                 path.replace(self.folder / path.name)
+            if self.interrupted:
+                (self.checkpoints / OPTIONS).replace(self.folder / RECORD)
             # The mark goes first with its folder's name, so that a death in the middle leaves no half-cleared run.
             cleared = self.folder / f".{UNFINISHED}"
             shutil.rmtree(cleared, ignore_errors=True)
@@ -188,10 +195,10 @@ def told(folder: Path) -> Iterator[None]:
                 f"a folder that can be written to at {folder}", reason, "another folder (--out)")) from error
         # The libraries of NetCDF and HDF report a full disk as an error of their own, with no number to know it by.
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _free(folder) < 1 << 20
-        raise OSError(errno.ENOSPC, complain(
-            f"room for the files of the run in {folder}",
-            f"a full disk or quota ({reason})" if full else f"{reason}, as a full disk or quota gives",
-            "free some space and go on with --resume: what was whole is untouched, and the last checkpoint is kept")) from error
+        raise OSError(errno.ENOSPC if full else errno.EIO, complain(
+            f"files of the run that can be written in {folder}", f"a full disk or quota ({reason})" if full else reason,
+            f"{'free some space' if full else 'look whether the disk is full, over quota or broken'}, and go on with --resume: what was "
+            "whole is untouched, and the last checkpoint is kept")) from error
 
 
 def _free(folder: Path) -> int:

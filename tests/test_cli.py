@@ -238,7 +238,7 @@ def test_no_network_and_no_copy(folder, monkeypatch):
 
 @pytest.mark.parametrize(("options", "got"), [
     (("--forcing", "a.nc"), "--forcing alone"), (("--flux", "a.nc"), "--flux alone"),
-    (("--site", "FR-Pue", "--forcing", "a.nc", "--flux", "a.nc"), "--site and --forcing and --flux")])
+    (("--site", "FR-Pue", "--forcing", "a.nc"), "--site and --forcing")])
 def test_options_that_do_not_go_together(folder, options, got):
     (folder / "a.nc").touch()
     complained = refused("calibrate", *options)

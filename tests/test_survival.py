@@ -90,6 +90,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             solve(problem, solver, z0=z0, progress=False, checkpoint=file)
 
 
+def test_a_model_that_was_edited_is_another_run(tmp_path):
+    def problem(slope):
+        return PROBLEM.with_forward(FunctionForward(lambda theta: {"y": jnp.stack([slope * theta["a"], theta["b"]])[None]}))
+
+    file = tmp_path / "state.npz"
+    solve(problem(1.0), LevenbergMarquardt(), progress=False, checkpoint=file)
+    with pytest.raises(ValueError, match="another version of the model"):
+        solve(problem(5.0), LevenbergMarquardt(), progress=False, checkpoint=file)
+
+
 @pytest.mark.parametrize("damage", ["cut", "text", "pickle"])
 def test_a_damaged_checkpoint_gives_a_sentence(damage, tmp_path):
     file = tmp_path / "state.npz"
@@ -159,6 +169,7 @@ def test_a_run_that_died_between_two_moves_is_ended_by_the_next(tmp_path):
     (tmp_path / "b.txt").write_text("old b")
     (unfinished / "new" / "b.txt").write_text("new b")
     (unfinished / "complete").write_text("a.txt\nb.txt")
+    (unfinished / "options.json").write_text('{"options": {}, "command": "landcal"}')
     with opened(tmp_path, resume=True) as run:
         assert run.finished
     assert (tmp_path / "b.txt").read_text() == "new b" and not unfinished.exists()
@@ -192,6 +203,19 @@ def test_resuming_with_other_options_names_them(tmp_path):
         pass
     with opened(tmp_path, options={"seed": 0, "site": None}, resume=True) as run:
         assert run.interrupted
+
+
+def test_a_finished_run_is_resumed_only_with_its_own_options(tmp_path):
+    with opened(tmp_path, options={"seed": 0}) as run:
+        run.begin()
+        run.publish(write_two)
+    with opened(tmp_path, options={"seed": 0}, resume=True) as run:
+        assert run.finished
+    with pytest.raises(ValueError, match="(?s)options of the finished run.*seed 0 then, 5 now"):
+        opened(tmp_path, options={"seed": 5}, resume=True).__enter__()
+    (tmp_path / ".landcal.json").unlink()
+    with pytest.raises(ValueError, match="(?s)options of the finished run.*no such file"):
+        opened(tmp_path, options={"seed": 0}, resume=True).__enter__()
 
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path):

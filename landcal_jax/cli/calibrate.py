@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from landcal_jax.cli.user_code import load_reader
@@ -42,11 +43,13 @@ class Model(enum.StrEnum):
 
 def calibrate(
     site: Annotated[str | None, typer.Option(
-        help="Catalogue site, such as FR-Pue (`landcal sites` lists them). Without it: a twin experiment.")] = None,
+        help="Catalogue site, such as FR-Pue (`landcal sites` lists them), or the site to take from files that hold several. Without it "
+        "and without files: a twin experiment.")] = None,
     forcing: Annotated[list[Path] | None, typer.Option(
-        help="Drivers of your own site, with --flux (`landcal inspect FILE` says what it brings); again for each further file.")] = None,
+        help="Drivers of your own site, with --flux (`landcal inspect FILE` says what it brings); again for each further file.",
+        readable=False)] = None,
     flux: Annotated[list[Path] | None, typer.Option(
-        help="Fluxes of your own site, with --forcing; it may be the same file.")] = None,
+        help="Fluxes of your own site, with --forcing; it may be the same file.", readable=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder for posterior.nc, parameters.csv and report.html.")] = Path("landcal-out"),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.", min=0)] = 0,
     model: Annotated[Model, typer.Option(help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).")] = Model.DALEC_WATER,
@@ -60,6 +63,11 @@ def calibrate(
     longitude: Annotated[float | None, typer.Option(help="Longitude [degrees east] of --forcing, where the file does not say.")] = None,
     reader: Annotated[str | None, typer.Option(
         help="`FILE.py:function` that reads --forcing and --flux, for a format of your own; the file is run.")] = None,
+    most_filled: Annotated[float, typer.Option(
+        help="Largest share of a day of half-hours that may be gap-filled; the day is void above it.", min=0.0, max=1.0)] = 0.25,
+    correlation_hours: Annotated[float | None, typer.Option(
+        help="E-folding time of the errors of half-hours; 0 takes them as independent.", min=0.0,
+        show_default="fully correlated within a day")] = None,
     callmip: Annotated[str | None, typer.Option(
         help="Write the files of CalLMIP Phase 1b too, for a model with this name and version, such as DALEC.v1.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out, or begin one.")] = False,
@@ -78,10 +86,11 @@ def calibrate(
     from landcal_jax import callmip as protocol
     from landcal_jax import experiment as workflow
     from landcal_jax import output
+    from landcal_jax.io.files import sha256
     from landcal_jax.run_folder import RunFolder
 
     said = Console(quiet=quiet)
-    if bool(forcing) != bool(flux) or (site and forcing):
+    if bool(forcing) != bool(flux):
         given = [option for option, value in (("--site", site), ("--forcing", forcing), ("--flux", flux)) if value]
         raise ValueError(complain(
             "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
@@ -93,16 +102,19 @@ def calibrate(
     choices = {
         "site": site, "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
         "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
-        "longitude": longitude, "reader": reader, "callmip": callmip}
+        "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
+    # A file that was edited in between is another run.
+    inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"]) if path.is_file()}
     with _interruptible(out), RunFolder(
-            out, overwrite=overwrite, resume=resume, results=output.FILES, options=choices, command=_command()) as run:
+            out, overwrite=overwrite, resume=resume, results=output.FILES, options=choices | {"inputs": inputs},
+            command=_command()) as run:
         if resume and run.finished:
-            said.print(f"The run in {out} is finished: nothing to resume.", highlight=False)
+            said.print(f"The run in {out} is finished: nothing to resume.", highlight=False, markup=False)
             return
         made = _experiment(choices, not quiet)
         if callmip:
             protocol.check(made, **_model_names(callmip))
-        said.print(made.title, style="bold", highlight=False)
+        said.print(made.title, style="bold", highlight=False, markup=False)
         said.print(str(made.problem.observations), highlight=False, markup=False)
         for citation in dict.fromkeys(line for source in made.sources for line in source["citation"].splitlines()):
             said.print(f"Cite: {citation}", style="dim", highlight=False, markup=False)
@@ -117,10 +129,10 @@ def calibrate(
     said.print(str(done.result), highlight=False, markup=False)
     if made.estimate_model_error:
         errors = _model_errors(done.experiment.problem.observations)
-        said.print(f"Model error, estimated so that chi-square is one: {errors}.", highlight=False)
+        said.print(f"Model error, estimated so that chi-square is one: {errors}.", highlight=False, markup=False)
     for sentence in output.read_warnings(dataset):
-        said.print(f"[yellow]Note:[/yellow] {sentence}", highlight=False)
-    said.print(f"Report: {paths['report.html'].resolve().as_uri()}", highlight=False, soft_wrap=True)
+        said.print(f"[yellow]Note:[/yellow] {escape(sentence)}", highlight=False)
+    said.print(f"Report: {paths['report.html'].resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _command() -> str:
@@ -154,7 +166,7 @@ def _experiment(choices, progress: bool):
     common = {"constraints": choices["constraints"], "model": kind()}
     if choices["held_out_years"] is not None:
         common["held_out_years"] = choices["held_out_years"]
-    if choices["site"]:
+    if choices["site"] and not choices["forcing"]:
         return workflow.site_experiment(choices["site"], progress=progress, **common)
     if choices["forcing"]:
         return _own_files(choices, common, kind)
@@ -167,8 +179,9 @@ def _own_files(choices, common, kind):
     from landcal_jax.io.files import sha256
 
     reader = choices["reader"] and load_reader(choices["reader"])
-    place = {"reader": reader, "latitude": choices["latitude"], "longitude": choices["longitude"]}
-    drivers, fluxes = io.align(io.read_forcing(choices["forcing"], **place), io.read_flux(choices["flux"], **place))
+    place = {"reader": reader, "site": choices["site"], "latitude": choices["latitude"], "longitude": choices["longitude"]}
+    drivers, fluxes = io.align(io.read_forcing(choices["forcing"], **place), io.read_flux(
+        choices["flux"], most_filled=choices["most_filled"], correlation_hours=choices["correlation_hours"], **place))
     sources = [
         {"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
          "citation": ds.attrs.get("references", "")}

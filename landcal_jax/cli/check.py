@@ -34,7 +34,7 @@ def check(
             report = testing.check(problem, points, seed)
             scan = testing.scan(problem, scanned, seed)
         passed &= report.passed and scan.passed
-        console.print(name, style="bold", highlight=False)
+        console.print(name, style="bold", highlight=False, markup=False)
         console.print(f"{report}\n{scan}", highlight=False, markup=False)
     raise typer.Exit(0 if passed else 1)
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from landcal_jax.cli.sentences import sentence_of
 from landcal_jax.cli.user_code import load_reader
 
-File = Annotated[list[Path], typer.Argument(help="One or more files.")]
+# readable=False: typer would look at the rights itself, and give no advice.
+File = Annotated[list[Path], typer.Argument(help="One or more files.", readable=False)]
 
 
 def inspect(
@@ -48,7 +49,8 @@ def parameters(
 
 def validate(
     files: File,
-    flux: Annotated[Path | None, typer.Option(help="CalLMIP flux file of the site, whose days the file has to have.")] = None,
+    flux: Annotated[Path | None, typer.Option(
+        help="CalLMIP flux file of the site, whose days the file has to have.", readable=False)] = None,
 ) -> None:
     """Check output files against the protocol of CalLMIP Phase 1: names, attributes, units, signs, days.
 

@@ -48,11 +48,13 @@ def _too_large(path: Path, what: str, size: int | None) -> str:
 
 
 def existing(path: str | Path, what: str = "a file of data") -> Path:
-    """Return `path` as a Path; raise FileNotFoundError if there is no such file, ValueError if it is empty or too large."""
+    """Return `path` as a Path; raise FileNotFoundError or PermissionError, or ValueError if it is empty or too large."""
     path = Path(path)
     if not path.is_file():
         found = f"{path}, which is a folder" if path.is_dir() else f"no file {path}"
         raise FileNotFoundError(complain(what, found, "check the name of the file and its folder"))
+    if not os.access(path, os.R_OK):
+        raise PermissionError(complain(what, f"{path}, which this user may not read", f"ask its owner for the right (chmod a+r {path})"))
     size = path.stat().st_size
     if size == 0:
         raise ValueError(complain(what, f"{path}, which is empty", "download or copy the file again"))

@@ -6,6 +6,7 @@
 """
 
 import ast
+import re
 import dataclasses
 import math
 import warnings
@@ -105,6 +106,8 @@ def _entry_of_node(keys: Path, node: ast.expr, source: str, starts: list[int], t
     where = f"line {node.lineno} of {source}"
     try:
         value = ast.literal_eval(node)
+        if re.search(r"\d_\d", ast.get_source_segment(text, node) or ""):  # 5_3 is 53 in Python, and 5.3 with a damaged byte in a file
+            raise ValueError
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         code = (ast.get_source_segment(text, node) or "")[:60]
         raise ValueError(complain(f"numbers, {FORM}, for {keys[-1]} in {where}", f"{code!r}, which is not run",

@@ -80,6 +80,8 @@ def read_parameters(
         raise ValueError(complain("a list of different labels as pft", repr(pft), "one label a type"))
     odd = Odd()
     kind, origin, name = _opened(source)
+    if isinstance(origin, Sheet) and isinstance(source, (str, Path)) and _without_end(Path(source)):
+        odd.add("The last line has no line end: check that the file is whole")
     if kind == "landcal":
         if prior != "uniform" or relative_range is not None or defaults is not None:
             raise ValueError(complain("no prior=, relative_range= or defaults= for a table of landcal", name,
@@ -136,6 +138,12 @@ def _opened(source: Any) -> tuple[str, Any, str]:
             return "LAVENDAR", _utf8(text), str(path)
     sheet = read_sheet(path, WANTED)
     return _kind_of(sheet), sheet, str(path)
+
+
+def _without_end(path: Path) -> bool:
+    """Whether a text ends within a line: its last number may be cut."""
+    content = read_bytes(path, "a list of parameters")
+    return not content.startswith(b"PK\x03\x04") and not content.endswith((b"\n", b"\r"))
 
 
 def _utf8(text: str) -> str:
