@@ -6,9 +6,9 @@
 """
 
 import ast
-import re
 import dataclasses
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any

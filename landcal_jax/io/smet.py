@@ -22,8 +22,8 @@ SMET_FIELDS = {"TA": ("temperature", "K"), "RH": ("relative_humidity", "1"), "VW
                "RSWR": ("shortwave_up", "W m-2"), "OSWR": ("shortwave_up", "W m-2"), "ILWR": ("longwave", "W m-2"),
                "PSUM": ("precipitation", "mm d-1"), "PINT": ("precipitation", "mm h-1"), "HS": ("snow_depth", "m"),
                "SWE": ("snow_water_equivalent", "kg m-2"), "TSS": ("surface_temperature", "K"), "P": ("pressure", "Pa")}
-KEYS = ("station_id", "station_name", "latitude", "longitude", "altitude", "easting", "northing", "epsg", "nodata", "tz", "creation", "source",
-        "history", "license", "comment", "fields", "units_offset", "units_multiplier")
+KEYS = ("station_id", "station_name", "latitude", "longitude", "altitude", "easting", "northing", "epsg", "nodata", "tz", "creation",
+        "source", "history", "license", "comment", "fields", "units_offset", "units_multiplier")
 
 
 def read_smet(path: str | Path) -> xr.Dataset:
