@@ -26,7 +26,7 @@ from landcal_jax import callmip_information as about_run
 from landcal_jax.errors import complain
 from landcal_jax.experiment import Calibration, Experiment
 from landcal_jax.forward import SiteForward
-from landcal_jax.io.callmip_output import (
+from landcal_jax.io.callmip.output import (
     SCENARIOS,
     SITES,
     STAGES,
@@ -38,7 +38,7 @@ from landcal_jax.io.callmip_output import (
     scenario_in_words,
     write_file,
 )
-from landcal_jax.io.callmip_validator import validate
+from landcal_jax.io.callmip.validator import validate
 from landcal_jax.io.units import convert
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.operators import Pick
@@ -175,7 +175,7 @@ def check(
     forward = experiment.problem.forward
     if not isinstance(forward, SiteForward):
         raise TypeError(complain("a model at sites, whose run gives daily series", forward.description,
-                                 "calibrate with SiteForward, or write files with landcal_jax.io.callmip_output.write_file"))
+                                 "calibrate with SiteForward, or write files with landcal_jax.io.callmip.output.write_file"))
     right, remarks = scenario_of(experiment.problem.observations)
     if scenario is not None and scenario != right:
         given = scenario_in_words(scenario) if scenario in SCENARIOS else f"scenario {scenario}"

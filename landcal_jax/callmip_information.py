@@ -16,7 +16,7 @@ import numpy as np
 from landcal_jax.errors import complain
 from landcal_jax.experiment import Calibration
 from landcal_jax.forward import SiteForward
-from landcal_jax.io.callmip_output import IN_WORDS, SCENARIOS, scenario_in_words
+from landcal_jax.io.callmip.output import IN_WORDS, SCENARIOS, scenario_in_words
 
 OPEN = "to be said by the group"
 ENDINGS = ("_model_information.md", "_model_information.json", "_parameters.csv")

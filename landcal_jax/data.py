@@ -18,11 +18,11 @@ import platformdirs
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.callmip_flux import CALLMIP, FLUXNET2015, LICENCE, PLUMBER2, read_callmip
-from landcal_jax.io.differland import DIFFERLAND, DIFFERLAND_LICENCE, read_differland
-from landcal_jax.io.drivers import align, drivers, fluxes
 from landcal_jax.io.files import sha256
-from landcal_jax.io.fluxdatakit import FLUXDATAKIT, FLUXDATAKIT_LICENCE, WFDEI, read_fluxdatakit
+from landcal_jax.io.model_data import align, drivers, fluxes
+from landcal_jax.io.readers.callmip_flux import CALLMIP, FLUXNET2015, LICENCE, PLUMBER2, read_callmip
+from landcal_jax.io.readers.differland import DIFFERLAND, DIFFERLAND_LICENCE, read_differland
+from landcal_jax.io.readers.fluxdatakit import FLUXDATAKIT, FLUXDATAKIT_LICENCE, WFDEI, read_fluxdatakit
 
 DOUGLAS2025 = ("Douglas, N., Quaife, T. and Bannister, R. (2025): Exploring a hybrid ensemble-variational data "
                "assimilation technique (4DEnVar) with a simple ecosystem carbon model. Environmental Modelling and "

@@ -17,8 +17,8 @@ from landcal_jax.callmip_information import ENDINGS, OPEN, QUESTIONS
 from landcal_jax.experiment import Calibration, dalec_problem, site_experiment, twin_experiment, with_estimated_model_error
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
-from landcal_jax.io.callmip_output import FILL, record_days
-from landcal_jax.io.callmip_validator import validate
+from landcal_jax.io.callmip.output import FILL, record_days
+from landcal_jax.io.callmip.validator import validate
 from landcal_jax.models import Dalec2
 from landcal_jax.observations import ExponentialCorrelation
 from landcal_jax.posterior import laplace

@@ -4,7 +4,7 @@ import netCDF4
 import numpy as np
 import pytest
 
-from landcal_jax.io.callmip_output import SITES, FileName, record_days, write_file
+from landcal_jax.io.callmip.output import SITES, FileName, record_days, write_file
 
 DAYS, NAME = record_days("US-SRG"), FileName("Model", "v1.0", 1, "US-SRG", "Cal", "Posterior")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landcal_jax.io.callmip_output import FILL, VARIABLES, FileName, record_days, write_file
-from landcal_jax.io.callmip_validator import validate
+from landcal_jax.io.callmip.output import FILL, VARIABLES, FileName, record_days, write_file
+from landcal_jax.io.callmip.validator import validate
 
 SITE = "US-SRG"
 NAME = FileName("Model", "v1.0", 1, SITE, "Cal", "Posterior")

@@ -7,15 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from landcal_jax.io import (
-    align,
-    convert,
-    drivers,
-    read_callmip,
-    read_differland,
-    read_flux,
-    read_forcing,
-)
+from landcal_jax.io import align, convert, drivers, read_callmip, read_differland, read_flux, read_forcing
 from landcal_jax.io.normal import step_of
 
 N = 366  # 2004, a leap year

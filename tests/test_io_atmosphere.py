@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landcal_jax.io.atmosphere import FORMATS, read_array, read_co2_ppm, read_noaa, read_openghg, read_picarro, read_trendy_co2
+from landcal_jax.io.readers.atmosphere import FORMATS, read_array, read_co2_ppm, read_noaa, read_openghg, read_picarro, read_trendy_co2
 from landcal_jax.io.recognition import Head
 
 

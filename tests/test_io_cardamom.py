@@ -8,10 +8,10 @@ import pytest
 import xarray as xr
 
 from landcal_jax.io import read, read_cbf, read_cbf_netcdf
-from landcal_jax.io.cardamom import MONTH, read_cardamom_validation
-from landcal_jax.io.netcdf_normal import read_netcdf_normal
 from landcal_jax.io.normal import step_of
-from landcal_jax.io.site_tables import read_site_table
+from landcal_jax.io.readers.cardamom import MONTH, read_cardamom_validation
+from landcal_jax.io.readers.netcdf_normal import read_netcdf_normal
+from landcal_jax.io.readers.site_tables import read_site_table
 
 N = 24  # months
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from landcal_jax.io.daily import daily, error_of_mean, offset_hours
+from landcal_jax.io.aggregation import daily, error_of_mean, offset_hours
 from landcal_jax.io.normal import normalise
 
 STEP = {48: "PT30M", 24: "PT1H"}

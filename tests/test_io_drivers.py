@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from landcal_jax.io.drivers import align, drivers, fluxes, saturation_pressure
+from landcal_jax.io.model_data import align, drivers, fluxes, saturation_pressure
 from landcal_jax.io.normal import normalise
 
 N = 60

@@ -13,7 +13,7 @@ import pytest
 import rdata
 
 from landcal_jax.io import read_differland, read_fluxdatakit, read_forcing
-from landcal_jax.io.fluxdatakit import LARGEST_UNPACKED
+from landcal_jax.io.readers.fluxdatakit import LARGEST_UNPACKED
 
 N = 366  # 2004, a leap year
 

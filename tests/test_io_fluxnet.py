@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from landcal_jax.errors import complaint_of
-from landcal_jax.io.fluxnet import FORMATS, read_fluxnet
+from landcal_jax.io.readers.fluxnet import FORMATS, read_fluxnet
 from landcal_jax.io.recognition import Head
 
 CARBON = 1e-6 * 12.011 * 86400  # umol m-2 s-1 -> gC m-2 d-1

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from landcal_jax.io import Column, normalise, read, read_forcing
-from landcal_jax.io.netcdf_normal import read_netcdf_normal
 from landcal_jax.io.normal import step_of
+from landcal_jax.io.readers.netcdf_normal import read_netcdf_normal
 
 N = 48
 

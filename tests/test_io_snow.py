@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from landcal_jax.io.readers.smet import read_smet
+from landcal_jax.io.readers.snow_files import FORMATS, read_fsm_met, read_fsm_observations, read_geotop, read_promice, read_snow_tab
 from landcal_jax.io.recognition import Head
-from landcal_jax.io.smet import read_smet
-from landcal_jax.io.snow_files import FORMATS, read_fsm_met, read_fsm_observations, read_geotop, read_promice, read_snow_tab
 
 HOUR = np.timedelta64(1, "h")
 

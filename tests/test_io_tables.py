@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from landcal_jax.errors import complaint_of
+from landcal_jax.io.readers.tables import FORMATS, read_table
 from landcal_jax.io.recognition import Head
-from landcal_jax.io.tables import FORMATS, read_table
 
 HEADER = "# site: XX-Abc\n# latitude: 61.8\n# longitude: 24.3\n# time_zone: UTC\n"
 

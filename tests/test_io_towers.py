@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from landcal_jax.errors import complaint_of
-from landcal_jax.io.delimited import light_centroid
 from landcal_jax.io.formats import read
-from landcal_jax.io.recognition import Head
-from landcal_jax.io.towers import (
+from landcal_jax.io.readers.delimited import light_centroid
+from landcal_jax.io.readers.towers import (
     FORMATS,
     read_bigleaf,
     read_jax_canveg,
@@ -17,6 +16,7 @@ from landcal_jax.io.towers import (
     read_rsofun,
     saturation_vapour_pressure,
 )
+from landcal_jax.io.recognition import Head
 
 CARBON = 1e-6 * 12.011 * 86400  # umol m-2 s-1 -> gC m-2 d-1
 

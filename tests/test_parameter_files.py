@@ -8,7 +8,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from landcal_jax.io.parameter_files import read_parameters, write_parameters
+from landcal_jax.io.parameter_lists.reading import read_parameters, write_parameters
 from landcal_jax.parameters import Parameter, ParameterSpace
 
 PPE_HEAD = ('test,final,name,location,min,max,flag,comments?,Description,"Tech Note Equation Ref.\n(github version)",'

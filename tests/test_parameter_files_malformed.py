@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from landcal_jax.errors import complaint_of
-from landcal_jax.io import parameter_sheets
-from landcal_jax.io.parameter_files import read_parameters
+from landcal_jax.io.parameter_lists import sheets as parameter_sheets
+from landcal_jax.io.parameter_lists.reading import read_parameters
 
 HEAD = "name,location,include,min,max,flag,pft_mins,pft_maxs,default\n"
 GOOD = "a,P,1,0.1,0.5,,,,0.2\n"

@@ -5,7 +5,7 @@ import ast
 import numpy as np
 import pytest
 
-from landcal_jax.io.parameter_files import patch_namelist, read_parameters, write_parameters
+from landcal_jax.io.parameter_lists.reading import patch_namelist, read_parameters, write_parameters
 
 SETUP = '''# set up of an experiment
 import os

@@ -42,7 +42,7 @@ def parameters(
 
     Ends with status 2 if any file cannot be read.
     """
-    from landcal_jax.io.parameter_files import read_parameters
+    from landcal_jax.io.parameter_lists.reading import read_parameters
 
     _each(files, lambda path: read_parameters(path, relative_range=relative_range))
 
@@ -56,7 +56,7 @@ def validate(
 
     Ends with status 1 if any file has a fault, 2 if any cannot be read.
     """
-    from landcal_jax.io.callmip_validator import validate as validated
+    from landcal_jax.io.callmip.validator import validate as validated
 
     found = _each(files, lambda path: validated(path, flux=flux))
     raise typer.Exit(0 if all(one.passed for one in found) else 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from landcal_jax.io.daily import is_subdaily, is_utc, offset_hours
+from landcal_jax.io.aggregation import is_subdaily, is_utc, offset_hours
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.quantities import COMPANIONS
 from landcal_jax.io.sun import MJ_A_DAY, highest_of_step

@@ -10,7 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io import (
+from landcal_jax.io.files import existing, open_netcdf, read_bytes
+from landcal_jax.io.normal import merge, place, said
+from landcal_jax.io.quantities import QUANTITIES
+from landcal_jax.io.readers import (
     atmosphere,
     callmip_flux,
     cardamom,
@@ -23,9 +26,6 @@ from landcal_jax.io import (
     tables,
     towers,
 )
-from landcal_jax.io.files import existing, open_netcdf, read_bytes
-from landcal_jax.io.normal import merge, place, said
-from landcal_jax.io.quantities import QUANTITIES
 from landcal_jax.io.recognition import Format, Head
 
 FORMATS: tuple[Format, ...] = (
@@ -67,7 +67,7 @@ def _unknown(head: Head) -> tuple[str, str]:
     meant = ", ".join(f"{match[0]} for {column}" for column, match in close.items() if match and match[0] != column)
     return (f"{name}, with columns {', '.join(columns)[:300]}",
             f"rename columns{f' ({meant[:200]}?)' if meant else ''} as in landcal_jax.io.quantities and say the units "
-            f"in a row of units (see landcal_jax.io.tables); or {own}")
+            f"in a row of units (see landcal_jax.io.readers.tables); or {own}")
 
 
 def _check_text(head: Head) -> None:

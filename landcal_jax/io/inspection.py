@@ -16,9 +16,9 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complaint_of
+from landcal_jax.io.aggregation import is_subdaily
 from landcal_jax.io.coverage import coverage
-from landcal_jax.io.daily import is_subdaily
-from landcal_jax.io.drivers import DRIVERS, candidates, fluxes
+from landcal_jax.io.model_data import DRIVERS, candidates, fluxes
 from landcal_jax.io.normal import missing_steps, place, step_of
 from landcal_jax.io.quantities import COMPANIONS, FLUXES, METEOROLOGY, SNOW
 from landcal_jax.io.suspicion import suspicions

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from landcal_jax.io.aggregation import is_subdaily, is_utc, offset_hours
 from landcal_jax.io.coverage import SEASONS, ahead_of_clock, coverage, series_of
-from landcal_jax.io.daily import is_subdaily, is_utc, offset_hours
-from landcal_jax.io.drivers import ODD
+from landcal_jax.io.model_data import ODD
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.quantities import FLUXES
 from landcal_jax.io.sun import MJ_A_DAY, clock_lag, highest_of_step, radiation_of_day

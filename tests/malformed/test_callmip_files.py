@@ -9,7 +9,7 @@ import pytest
 from good_files import CALLMIP, callmip
 from malformed_case import Case, check, landcal
 
-from landcal_jax.io.callmip_output import FILL, VARIABLES, record_days
+from landcal_jax.io.callmip.output import FILL, VARIABLES, record_days
 
 NAME = "Model.v1_Phase1b_Scen1_US-SRG_Cal_Prior.nc"
 DAYS = record_days("US-SRG")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from landcal_jax.errors import complaint_of
-from landcal_jax.io.parameter_files import ParameterTable, read_parameters
+from landcal_jax.io.parameter_lists.reading import ParameterTable, read_parameters
 
 FOLDER = Path(tempfile.mkdtemp(prefix="landcal_fuzz_parameters_"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.daily import daily, file_of, is_subdaily
+from landcal_jax.io.aggregation import daily, file_of, is_subdaily
 from landcal_jax.io.normal import ROUNDING, said, step_of
 from landcal_jax.io.quantities import FLUXES, quantity
 from landcal_jax.io.units import convert
@@ -134,7 +134,7 @@ def align(forcing: xr.Dataset, flux: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset
     steps = step_of(forcing), step_of(flux)
     if steps[0] != steps[1]:
         raise ValueError(complain(f"forcing and fluxes of {ours} with the same step", f"{steps[0]} and {steps[1]}",
-                                  "use files of one step; landcal_jax.io.daily makes days of half-hours"))
+                                  "use files of one step; landcal_jax.io.aggregation makes days of half-hours"))
     apart = _degrees_apart(forcing, flux)
     if apart > APART.get(steps[0], 0.1):
         raise ValueError(complain(f"forcing and fluxes of {ours} at the same place",

@@ -17,9 +17,10 @@ import numpy as np
 import xarray as xr
 
 from landcal_jax.errors import complain, complaint_of
-from landcal_jax.io import callmip_time, callmip_values
-from landcal_jax.io.callmip_check import Check, Fault, Found, Validation, shown
-from landcal_jax.io.callmip_output import (
+from landcal_jax.io.callmip import time_axis as callmip_time
+from landcal_jax.io.callmip import values as callmip_values
+from landcal_jax.io.callmip.check import Check, Fault, Found, Validation, shown
+from landcal_jax.io.callmip.output import (
     PATTERN_IN_WORDS,
     PERIODS,
     PHASE,

@@ -15,10 +15,10 @@ import numpy as np
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.callmip_flux import FLUXNET2015, PLUMBER2, sign_of_nee
 from landcal_jax.io.files import open_netcdf
-from landcal_jax.io.netcdf import code_or_complaint, number, series, stamps
 from landcal_jax.io.normal import FILL, Column, normalise, said
+from landcal_jax.io.readers.callmip_flux import FLUXNET2015, PLUMBER2, sign_of_nee
+from landcal_jax.io.readers.netcdf import code_or_complaint, number, series, stamps
 from landcal_jax.io.recognition import Format, Head
 
 MET = {"temperature": ("Tair",), "specific_humidity": ("Qair",), "relative_humidity": ("RH",), "vpd": ("VPD",), "wind_speed": ("Wind",),

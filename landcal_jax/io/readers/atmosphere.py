@@ -16,10 +16,10 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf, read_npy, read_text, sha256
-from landcal_jax.io.netcdf import check_reference
 from landcal_jax.io.normal import Column, normalise
+from landcal_jax.io.readers.netcdf import check_reference
+from landcal_jax.io.readers.rows import Rows, is_number, split_rows
 from landcal_jax.io.recognition import Format, Head
-from landcal_jax.io.rows import Rows, is_number, split_rows
 
 # Stations of files that do not say where they are: latitude, longitude in degrees (site pages of NOAA GML; openghg).
 STATIONS = {"MLO": (19.5362, -155.5763), "SMO": (-14.2474, -170.5644), "BRW": (71.3230, -156.6114), "SPO": (-89.98, -24.80),

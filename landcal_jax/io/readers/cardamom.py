@@ -15,13 +15,13 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io import site_tables
-from landcal_jax.io.callmip_flux import FLUXNET2015
 from landcal_jax.io.files import existing, open_netcdf
-from landcal_jax.io.netcdf import SITE, number, series, stamps
 from landcal_jax.io.normal import Column, normalise, said
+from landcal_jax.io.readers import site_tables
+from landcal_jax.io.readers.callmip_flux import FLUXNET2015
+from landcal_jax.io.readers.netcdf import SITE, number, series, stamps
+from landcal_jax.io.readers.site_tables import read_site_table, row_of
 from landcal_jax.io.recognition import Format, Head
-from landcal_jax.io.site_tables import read_site_table, row_of
 
 CARDAMOM = ("Yang, Y. et al.: CARDAMOM-FluxVal Version 1.0: a FLUXNET-based Validation System for CARDAMOM Carbon and Water Flux "
             "Estimates. https://github.com/CARDAMOM-framework/CARDAMOM")
@@ -252,7 +252,7 @@ def read_cardamom_validation(path: str | Path, locations: str | Path | None = No
     The month is read from Date (YYYYMM) and checked against ID, which is 1 in January 2001. `locations` as in `read_cbf`.
     Raises FileNotFoundError, or ValueError for a fault of the file.
     """
-    from landcal_jax.io.delimited import Sheet, compact_stamps
+    from landcal_jax.io.readers.delimited import Sheet, compact_stamps
 
     path = existing(path, "a CSV file of CARDAMOM-FLUXVAL")
     sheet = Sheet(path, what="a CSV file of CARDAMOM-FLUXVAL")

@@ -22,10 +22,10 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.delimited import Sheet, compact_stamps, iso_stamps
-from landcal_jax.io.fluxnet import CHOICES, METHANE
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.quantities import quantity
+from landcal_jax.io.readers.delimited import Sheet, compact_stamps, iso_stamps
+from landcal_jax.io.readers.fluxnet import CHOICES, METHANE
 from landcal_jax.io.recognition import Format, Head
 from landcal_jax.io.units import convert
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from landcal_jax.io.parameter_entries import Entry, Resolved, is_head
+from landcal_jax.io.parameter_lists.entries import Entry, Resolved, is_head
 
 LONGEST = 400  # characters of one sentence; `table.odd` has it whole
 

@@ -9,10 +9,10 @@
 
 | format     | recognised by                                   | described in                          |
 |------------|-------------------------------------------------|---------------------------------------|
-| `CLM`      | columns name (or param), min, max               | `landcal_jax.io.clm_parameters`       |
-| `ecLand`   | columns Parameter, Value, Min, Max              | `landcal_jax.io.ecland_parameters`    |
-| `LAVENDAR` | a dict, or a file with one (`opt_params = {..}`) | `landcal_jax.io.lavendar_parameters`  |
-| `namelist` | `&group`                                        | `landcal_jax.io.namelists`            |
+| `CLM`      | columns name (or param), min, max               | `landcal_jax.io.parameter_lists.clm`       |
+| `ecLand`   | columns Parameter, Value, Min, Max              | `landcal_jax.io.parameter_lists.ecland`    |
+| `LAVENDAR` | a dict, or a file with one (`opt_params = {..}`) | `landcal_jax.io.parameter_lists.lavendar`  |
+| `namelist` | `&group`                                        | `landcal_jax.io.parameter_lists.namelists`            |
 | `landcal`  | columns name, prior                             | `landcal_jax.parameter_tables`        |
 
 Sheets are CSV (commas, semicolons, tabs), XLSX or a DataFrame. Nothing in a file is run: formulas are not evaluated,
@@ -34,18 +34,18 @@ import numpy as np
 import pandas as pd
 
 from landcal_jax.errors import complain
-from landcal_jax.io import parameter_entries
-from landcal_jax.io.clm_parameters import read_clm
-from landcal_jax.io.ecland_parameters import read_ecland
 from landcal_jax.io.files import open_netcdf, read_bytes
-from landcal_jax.io.lavendar_parameters import read_dict, read_text
-from landcal_jax.io.namelists import patch_namelist as patch_namelist
-from landcal_jax.io.namelists import read_namelist, text_of
-from landcal_jax.io.parameter_entries import Entry, Odd, Resolved, Spec
-from landcal_jax.io.parameter_list import ParameterTable as ParameterTable
-from landcal_jax.io.parameter_sheets import Sheet, as_text, read_sheet, sheet_of_frame
-from landcal_jax.io.parameter_writing import WANTED
-from landcal_jax.io.parameter_writing import write_parameters as write_parameters
+from landcal_jax.io.parameter_lists import entries as parameter_entries
+from landcal_jax.io.parameter_lists.clm import read_clm
+from landcal_jax.io.parameter_lists.ecland import read_ecland
+from landcal_jax.io.parameter_lists.entries import Entry, Odd, Resolved, Spec
+from landcal_jax.io.parameter_lists.lavendar import read_dict, read_text
+from landcal_jax.io.parameter_lists.namelists import patch_namelist as patch_namelist
+from landcal_jax.io.parameter_lists.namelists import read_namelist, text_of
+from landcal_jax.io.parameter_lists.sheets import Sheet, as_text, read_sheet, sheet_of_frame
+from landcal_jax.io.parameter_lists.table import ParameterTable as ParameterTable
+from landcal_jax.io.parameter_lists.writing import WANTED
+from landcal_jax.io.parameter_lists.writing import write_parameters as write_parameters
 
 PRIORS = ("uniform", "truncated_normal")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from landcal_jax.errors import complain
-from landcal_jax.io import parameter_entries
-from landcal_jax.io.parameter_entries import Entry, Resolved, Spec
-from landcal_jax.io.parameter_print import in_words
+from landcal_jax.io.parameter_lists import entries as parameter_entries
+from landcal_jax.io.parameter_lists.entries import Entry, Resolved, Spec
+from landcal_jax.io.parameter_lists.printing import in_words
 
 if TYPE_CHECKING:
     from landcal_jax.parameters import ParameterSpace

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.delimited import Sheet
 from landcal_jax.io.files import sha256
+from landcal_jax.io.readers.delimited import Sheet
 from landcal_jax.io.recognition import Format, Head
 
 KEYS = {"site": ("flux_name", "site_id", "site", "site_code", "sitename", "fluxnet_id"), "latitude": ("lat", "latitude"),

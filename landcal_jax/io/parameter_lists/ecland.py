@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from landcal_jax.errors import complain
-from landcal_jax.io.parameter_entries import Entry, Odd, check_name, numbers_of
-from landcal_jax.io.parameter_sheets import Sheet
+from landcal_jax.io.parameter_lists.entries import Entry, Odd, check_name, numbers_of
+from landcal_jax.io.parameter_lists.sheets import Sheet
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 YES, NO = ("1", "1.0", "yes", "true"), ("0", "0.0", "no", "false")

@@ -5,8 +5,8 @@ Part of `callmip_validator`, whose `Check` these functions take.
 
 import numpy as np
 
-from landcal_jax.io.callmip_check import UNDECLARED, Check, shown
-from landcal_jax.io.callmip_output import SCENARIOS, UNCERTAINTY, VARIABLES, scenario_in_words
+from landcal_jax.io.callmip.check import UNDECLARED, Check, shown
+from landcal_jax.io.callmip.output import SCENARIOS, UNCERTAINTY, VARIABLES, scenario_in_words
 
 
 def check_series(check: Check) -> None:

@@ -20,9 +20,9 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.delimited import Sheet, compact_stamps
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.quantities import quantity
+from landcal_jax.io.readers.delimited import Sheet, compact_stamps
 from landcal_jax.io.recognition import Format, Head
 from landcal_jax.io.units import convert
 

@@ -11,10 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.delimited import Sheet, iso_stamps, light_centroid, ordinal_stamps
 from landcal_jax.io.files import sha256
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.quantities import quantity
+from landcal_jax.io.readers.delimited import Sheet, iso_stamps, light_centroid, ordinal_stamps
 from landcal_jax.io.recognition import Format, Head
 from landcal_jax.io.units import convert
 

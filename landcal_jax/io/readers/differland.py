@@ -8,10 +8,10 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.callmip_flux import FLUXNET2015
 from landcal_jax.io.files import open_netcdf, read_text
-from landcal_jax.io.netcdf import code_or_complaint, number, series
 from landcal_jax.io.normal import normalise, place, said
+from landcal_jax.io.readers.callmip_flux import FLUXNET2015
+from landcal_jax.io.readers.netcdf import code_or_complaint, number, series
 from landcal_jax.io.recognition import Format, Head
 
 DIFFERLAND = ("Fang, J. and Gentine, P. (2024): Exploring Optimal Complexity for Water Stress Representation in "

@@ -19,11 +19,11 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io import smet
 from landcal_jax.io.files import read_text
 from landcal_jax.io.normal import Column, normalise
+from landcal_jax.io.readers import smet
+from landcal_jax.io.readers.rows import is_number, split_rows
 from landcal_jax.io.recognition import Format, Head
-from landcal_jax.io.rows import is_number, split_rows
 from landcal_jax.io.sun import MJ_A_DAY, radiation_at
 
 # Stations whose files do not say where they are: latitude, longitude in degrees (Morin et al. 2012, doi:10.5194/essd-4-13-2012;

@@ -13,9 +13,9 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf
-from landcal_jax.io.netcdf import number, series, site_code, stamps
 from landcal_jax.io.normal import STEP, Column, normalise, said
 from landcal_jax.io.quantities import COMPANIONS, QUANTITIES, quantity
+from landcal_jax.io.readers.netcdf import number, series, site_code, stamps
 from landcal_jax.io.recognition import Format, Head
 
 PROVENANCE = ("title", "source", "references", "license")

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.callmip_check import UNDECLARED, Check
-from landcal_jax.io.callmip_output import record_days
+from landcal_jax.io.callmip.check import UNDECLARED, Check
+from landcal_jax.io.callmip.output import record_days
 
 UNITS = re.compile(r"days since (\d{4})-(\d{2})-(\d{2}) (\d{2}:\d{2}:\d{2})")
 LOOSE = re.compile(r"days since (\d{4})-(\d{1,2})-(\d{1,2})")
@@ -27,7 +27,7 @@ def observed(flux: str | Path | xr.Dataset | None) -> xr.Dataset | None:
     if flux is None:
         return None
     if not isinstance(flux, xr.Dataset):
-        from landcal_jax.io.callmip_flux import read_callmip
+        from landcal_jax.io.readers.callmip_flux import read_callmip
 
         flux = read_callmip(flux)
     if "time" not in flux.indexes or not {"nee", "latent_heat", "sensible_heat"} & set(flux.data_vars):

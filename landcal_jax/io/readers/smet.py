@@ -14,8 +14,8 @@ import xarray as xr
 from landcal_jax.errors import complain
 from landcal_jax.io.files import read_text
 from landcal_jax.io.normal import Column, normalise, step_starts
+from landcal_jax.io.readers.rows import Rows, is_number, split_rows
 from landcal_jax.io.recognition import Format
-from landcal_jax.io.rows import Rows, is_number, split_rows
 
 # field -> name of the normal form, unit of the format
 SMET_FIELDS = {"TA": ("temperature", "K"), "RH": ("relative_humidity", "1"), "VW": ("wind_speed", "m s-1"), "ISWR": ("shortwave", "W m-2"),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landcal_jax.errors import complain
-from landcal_jax.io.lavendar_parameters import dict_with, text_with
-from landcal_jax.io.namelists import patched, put_in_place
-from landcal_jax.io.parameter_entries import INSIDE, Entry
-from landcal_jax.io.parameter_list import ParameterTable
-from landcal_jax.io.parameter_sheets import Sheet, as_text, sheet_of_frame
+from landcal_jax.io.parameter_lists.entries import INSIDE, Entry
+from landcal_jax.io.parameter_lists.lavendar import dict_with, text_with
+from landcal_jax.io.parameter_lists.namelists import patched, put_in_place
+from landcal_jax.io.parameter_lists.sheets import Sheet, as_text, sheet_of_frame
+from landcal_jax.io.parameter_lists.table import ParameterTable
 
 if TYPE_CHECKING:
     from landcal_jax.parameters import ParameterSpace

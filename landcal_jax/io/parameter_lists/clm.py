@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from landcal_jax.errors import complain
-from landcal_jax.io.parameter_entries import Entry, Odd, check_name, number_of, numbers_of
-from landcal_jax.io.parameter_sheets import Sheet
+from landcal_jax.io.parameter_lists.entries import Entry, Odd, check_name, number_of, numbers_of
+from landcal_jax.io.parameter_lists.sheets import Sheet
 
 PERCENT = re.compile(r"(\d+(?:\.\d*)?)\s*(?:percent|%)", re.IGNORECASE)
 # Natural PFTs of CLM5 in the order of its parameter file, by the abbreviations of its technical note.

@@ -13,8 +13,8 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf
-from landcal_jax.io.netcdf import code_or_complaint, days, number, series
 from landcal_jax.io.normal import normalise, said
+from landcal_jax.io.readers.netcdf import code_or_complaint, days, number, series
 from landcal_jax.io.recognition import Format, Head
 
 FLUXNET2015 = ("Pastorello, G. et al. (2020): The FLUXNET2015 dataset and the ONEFlux processing pipeline for eddy "

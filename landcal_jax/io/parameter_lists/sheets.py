@@ -253,7 +253,7 @@ def _header_of(rows: list[list[str]], wanted: tuple[str, ...], source: str) -> i
     first = next((row for row in rows if any(row)), [])
     raise ValueError(complain(f"a row of column names in {source}: name and prior; param or name, min and max (CLM); "
                               "or Parameter, Value, Min and Max (ecLand)", ", ".join(cell[:40] for cell in first[:12]) or "nothing",
-                              "name the columns so; documentation: landcal_jax.io.parameter_files"))
+                              "name the columns so; documentation: landcal_jax.io.parameter_lists.reading"))
 
 
 def read_xlsx(content: bytes, source: str, wanted: tuple[str, ...]) -> Sheet:

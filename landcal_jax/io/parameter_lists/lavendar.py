@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from landcal_jax.errors import complain
-from landcal_jax.io.parameter_entries import Entry, Odd, check_name
+from landcal_jax.io.parameter_lists.entries import Entry, Odd, check_name
 
 LARGEST = 2_000_000  # characters: the parser of Python takes some hundred times as much memory
 NAME = "opt_params"

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.callmip_output import SCENARIOS, STAGES, UNCERTAINTY, VARIABLES, FileName
+from landcal_jax.io.callmip.output import SCENARIOS, STAGES, UNCERTAINTY, VARIABLES, FileName
 
 UNDECLARED = 1e19  # nothing physical comes near; a fill value of 1e20 that is not declared does
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import read_bytes
-from landcal_jax.io.parameter_entries import Entry, Odd
+from landcal_jax.io.parameter_lists.entries import Entry, Odd
 
 LARGEST = 20_000_000
 MOST = 100_000  # elements of one array: a repeat count may announce any number of them
