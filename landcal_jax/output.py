@@ -158,6 +158,9 @@ def _boundary(held_out: Observations | None) -> np.datetime64 | None:
 def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     """What a reader must know before using the numbers, in sentences."""
     problem, found = experiment.problem, list(experiment.cautions)
+    observed = sum(int(stream.count) for _, stream in problem.observations.items() if stream.time is not None)
+    if observed < problem.space.size:
+        found.append(f"{observed} observed values constrain {problem.space.size} parameters: most of the posterior is the prior.")
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     found += lonely_minimum(result)

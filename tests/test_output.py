@@ -168,7 +168,7 @@ def test_the_cost_is_there_by_term_and_iteration(ds, calibration):
 def test_provenance(ds):
     attrs = ds.attrs
     assert attrs["Conventions"].startswith("CF-")
-    assert attrs["title"] == "Two series" and attrs["site"] == "here" and attrs["model"] == "FunctionForward"
+    assert attrs["title"] == "Two series" and attrs["site"] == "here" and attrs["model"] == "fluxes"
     assert attrs["solver"] == "LevenbergMarquardt" and attrs["seed"] == 5 and attrs["command"] == "landcal test"
     assert attrs["posterior_method"] == "Laplace (gauss-newton)" and "converged" in attrs["status"]
     assert pd.Timestamp(attrs["created"]).tzinfo is not None
