@@ -253,7 +253,7 @@ def write_files(plan: Plan, folder: Path, *, information: Mapping[str, str] | No
     remarks += [remark for site, days in zip(plan.forward.sites.names, plan.forward.sites.time, strict=True)
                 if (remark := _about_days(site, days[~np.isnat(days)]))]
     # A run may break a rule that no writer can keep for it, such as a leaf area that no land has.
-    remarks += [str(found) for name in plan.files if not (found := validate(folder / name)).passed]
+    remarks += [f"{name} is against the rules: {fault.short}" for name in plan.files for fault in validate(folder / name).faults]
     items = about_run.items(plan.calibration, plan.forward, plan.scenario, information or {})
     about_run.write(items, plan.calibration, folder, plan.stem, remarks)
     return CallmipFiles({name: folder / name for name in plan.results}, remarks, [item.key for item in items if item.open])

@@ -21,16 +21,18 @@ from landcal_jax import data, testing
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
+from landcal_jax.io.coverage import void_days
 from landcal_jax.io.normal import step_of
+from landcal_jax.io.suspicion import equal_extremes
 from landcal_jax.model import AbstractModel, Theta
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import ParameterSpace
-from landcal_jax.posterior import Posterior, laplace
+from landcal_jax.posterior import Posterior, from_ensemble, laplace
 from landcal_jax.problem import Problem
 from landcal_jax.sites import Sites
-from landcal_jax.solvers import AbstractGradientSolver, Result
+from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result
 from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
 
@@ -149,16 +151,16 @@ def observed_experiment(
     known = [name for name in STREAMS if name in model.output_units]
     present = [name for name in known if name in flux and np.isfinite(flux[name].values).any()]
     if not present:
-        raise ValueError(complain(
-            f"observed {' or '.join(known)} for {type(model).__name__}", f"values of {', '.join(map(str, flux.data_vars)) or 'nothing'}",
-            "check the names of the variables (see landcal_jax.io), or take another model"))
+        raise ValueError(complain(f"observed {' or '.join(known)} for {type(model).__name__}", *_unobserved(flux, known)))
     # The first guess of the model error is of the calibrated days too: nothing of what is held out may enter J.
     seen = flux.sel(time=(flux["time"] >= time[0]) & (flux["time"] < first_held_out))
     for name in present:
         if not np.isfinite(seen[name].values).any():
-            raise ValueError(complain(f"observed {name} before {first_held_out}", "none", "hold out fewer years, or take another site"))
+            got, advice = _unobserved(seen, [name])
+            raise ValueError(complain(f"observed {name} before {first_held_out}", got, f"hold out fewer years, or {advice}"))
     spread = {name: float(np.nanstd(seen[name].values)) for name in present}
     flux, cautions = _with_uncertainties(flux, spread)
+    cautions += [sentence] if (sentence := equal_extremes(forcing)) else []
     specs = {name: StreamSpec(name, model_error=0.5 * spread[name]) for name in present}
     observations = Observations.from_dataset(flux, specs, time=np.asarray(time.values, "datetime64[D]"))
     calibrated, held_out = observations.split(first_held_out)
@@ -171,7 +173,13 @@ def observed_experiment(
     problem = dalec_problem(forcing, calibrated, model, constraints=constraints)
     return Experiment(
         problem, held_out if held_out_years else None, f"{type(model).__name__} calibrated at {site}", None, True, sources, notes,
-        {site: (float(forcing["latitude"]), float(forcing["longitude"]))}, cautions)
+        _place(site, forcing), cautions)
+
+
+def _place(site: str, forcing: xr.Dataset) -> dict[str, tuple[float, float]]:
+    """The position of the site, where its forcing says it."""
+    position = tuple(float(forcing[axis]) if axis in forcing.coords else np.nan for axis in ("latitude", "longitude"))
+    return {site: position} if np.isfinite(position).all() else {}
 
 
 def dalec_for(forcing: xr.Dataset, kind: type[DalecWater] | type[Dalec2] = DalecWater) -> DalecWater | Dalec2:
@@ -179,6 +187,19 @@ def dalec_for(forcing: xr.Dataset, kind: type[DalecWater] | type[Dalec2] = Dalec
     step = step_of(forcing)
     days = 30.4375 if step == "P1M" else pd.Timedelta(step) / pd.Timedelta("1D")
     return kind(step_days=days)
+
+
+def _unobserved(flux: xr.Dataset, names: Sequence[str]) -> tuple[str, str]:
+    """Why none of these fluxes has a value, and what to try."""
+    void, days = void_days(flux), flux.sizes["time"]
+    reasons = []
+    for name in (each for each in names if each in flux):
+        rule = " ({} days are void: more than {:g} % of each was gap-filled or missing)".format(*void[name]) if name in void else ""
+        reasons.append(f"{name} on none of {days} steps{rule}")
+    if any(name in void for name in names):
+        return "; ".join(reasons), "--most-filled 0.5, or most_filled=0.5 for read_flux, which keeps more filled values, or another site"
+    there = ", ".join(str(name) for name in flux.data_vars if not str(name).endswith("_uncertainty")) or "nothing"
+    return "; ".join(reasons) or f"values of {there}", "check the names of the variables (see landcal_jax.io), or take another model"
 
 
 def _with_uncertainties(flux: xr.Dataset, spread: Mapping[str, float]) -> tuple[xr.Dataset, list[str]]:
@@ -245,7 +266,7 @@ def twin_experiment(
 
 def calibrate(
     experiment: Experiment,
-    solver: AbstractGradientSolver | None = None,
+    solver: AbstractGradientSolver | AbstractEnsembleSolver | None = None,
     *,
     seed: int = 0,
     curvature: str = "gauss-newton",
@@ -254,7 +275,7 @@ def calibrate(
     about: Mapping[str, object] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Calibration:
-    """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior.
+    """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior, or that of the ensemble.
 
     The default solver is `default_solver()`. `curvature` and `draws`: see `laplace`. `about`: more to record in the output,
     such as the command line. `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds
@@ -270,6 +291,9 @@ def calibrate(
     for round_number in range(1, 1 + (MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0)):
         experiment = with_estimated_model_error(experiment, result)
         result = _joined(result, solved(round_number, experiment.problem, polish, z0=result.z))
+    about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
+    if isinstance(solver, AbstractEnsembleSolver):
+        return Calibration(experiment, result, from_ensemble(experiment.problem, result), about)
     try:
         posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
     except ValueError as error:
@@ -278,7 +302,6 @@ def calibrate(
         found = str(error).splitlines()[1].removeprefix("Got:").strip()
         note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
         experiment = replace(experiment, notes=[note, *experiment.notes])
-    about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
     return Calibration(experiment, result, posterior, about)
 
 
@@ -311,7 +334,7 @@ def with_estimated_model_error(experiment: Experiment, result: Result) -> Experi
         held_out=None if held_out is None else updated(held_out))
 
 
-def solver_in_words(solver: AbstractGradientSolver) -> str:
+def solver_in_words(solver: AbstractGradientSolver | AbstractEnsembleSolver) -> str:
     """A solver for people: its name, and what it starts from."""
     if isinstance(solver, MultiStart):
         return f"{solver_in_words(solver.solver)} from {solver.number} starts"

@@ -32,7 +32,7 @@ def content(stage: str = "Posterior") -> SimpleNamespace:
     columns = {name: variable(season(level, 0.05 if name == "ts" else 0.3), VARIABLES[name].units[0]) for name, level in LEVELS.items()}
     columns["nep"].values = columns["gpp"].values - columns["reco"].values
     if stage == "Posterior":
-        columns |= {name: variable(np.full(DAYS.size, 0.1 * LEVELS[name[:-9]]), columns[name[:-9]].attrs["units"]) for name in SPREADS}
+        columns |= {name: variable(season(0.1 * LEVELS[name[:-9]], 0.1), columns[name[:-9]].attrs["units"]) for name in SPREADS}
     columns["time"] = variable(np.arange(DAYS.size), "days since 2009-01-01 00:00:00", ("time",), None, calendar="standard")
     columns["lat"] = variable(31.7894, "degrees_north", ("lat",), None)
     columns["lon"] = variable(-110.8277, "degrees_east", ("lon",), None)
@@ -228,7 +228,9 @@ MUTATIONS = {
     "another suffix": (renamed("nep_post_unc", "nep_uc"), "fault", "variable 'nep_uc'", "rename it to nep_post_unc"),
     "a variable of nobody": (put("albedo", variable(season(0.2), "1")), "remark", "variable 'albedo'", "none of them"),
     "required variable lost": (without("hfss"), "fault", "variable hfss", "Scenario 1 (NEE and LE and H) calibrates"),
-    "other variable lost": (without("tran"), "remark", "variable tran", "if the model has it"),
+    "other variable lost": (without("tran"), "remark", "variable tran", "write what the model has"),
+    "several lost": (both(without("tran"), without("mrso"), without("ts")), "remark", "variables tran, ts, mrso", "not in the file"),
+    "lai of 32": (values("lai", at(slice(0, 418), 32.0)), "fault", "variable lai", "418 of 2191 values outside, the farthest 32"),
     "zero-width space in units": (attribute("cSoil", units="kg m-2\u200b"), "fault", "attribute 'units' of cSoil", "zero width space"),
     "no-break space in units": (attribute("gpp", units="kgC\u00a0m-2 s-1"), "fault", "attribute 'units' of gpp", "U+00A0"),
     "other spelling of units": (attribute("nep", units="kg C m-2 s-1"), "fault", "attribute units of nep", "'kgC m-2 s-1'"),
@@ -239,7 +241,11 @@ MUTATIONS = {
     "uncertainty below zero": (values("nep_post_unc", at(7, -1e-9)), "fault", "variable nep_post_unc", "1 below zero, the first in row 7"),
     "uncertainty missing": (values("hfss_post_unc", at(9, FILL)), "fault", "variable hfss_post_unc", "1 missing, the first in row 9"),
     "uncertainty in gC m-2 d-1": (values("nep_post_unc", lambda x: 8.64e7 * x), "fault", "variable nep_post_unc", "whole range"),
-    "uncertainty zero": (values("nep_post_unc", lambda x: 0 * x), "remark", "variable nep_post_unc", "zero on every day"),
+    "uncertainty zero": (values("nep_post_unc", lambda x: 0 * x), "fault", "variable nep_post_unc", "zero on every day"),
+    "uncertainty in kgC a thousand times too small": (values("nep_post_unc", lambda x: 1e-3 * x), "fault", "variable nep_post_unc",
+                                                      "not negligible: above 0.001 of the standard deviation of nep"),
+    "uncertainty the same on every day": (values("hfls_post_unc", lambda x: 0 * x + 6), "remark",
+                                          "variable hfls_post_unc", "6 on every day"),
     "uncertainty without parent": (both(without("lai"), put("lai_post_unc", variable(season(0.1), "1"))), "fault", "variable lai_post_unc",
                                    "lai beside lai_post_unc"),
     "origin in the year before": (both(attribute("time", units="days since 2008-12-31 00:00:00"), values("time", lambda x: x + 1)), "fault",

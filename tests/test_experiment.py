@@ -18,6 +18,7 @@ from landcal_jax.experiment import (
     with_estimated_model_error,
 )
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
+from landcal_jax.io.model_data import fluxes
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.observations import Observations
 from landcal_jax.solvers import Status
@@ -211,12 +212,33 @@ def without_calibrated_days(flux):
     (lambda flux: flux, 9, "a record longer than the 9 years held out"),
     (without_calibrated_days, 1, "Expected: observed nee before 2002-01-01"),
     (lambda flux: flux.assign(nee=flux["nee"] * np.nan), 1, "Expected: observed nee for Dalec2"),
-    (lambda flux: flux.rename(nee="NEE"), 1, "Got:      values of NEE, nee_uncertainty"),
+    (lambda flux: flux.rename(nee="NEE"), 1, "Got:      values of NEE\nTry:      check the names"),
 ], ids=["as long as the record", "longer", "only held-out days", "empty", "another name"])
 def test_records_that_cannot_be_used(made_flux, change, years, said):
     with pytest.raises(ValueError, match="Try:") as error:
         observed_experiment(weather(years=2, seed=0), change(made_flux), held_out_years=years, model=Dalec2())
     assert said in str(error.value)
+
+
+def test_days_that_the_rule_of_filled_shares_made_void_are_named(made_flux):
+    """A record whose nights are all filled: the error says so, and which option keeps its days."""
+    share = ("time", np.full(made_flux.sizes["time"], 0.4), {"units": "1"})
+    marked = made_flux.assign(nee_filled=share).assign_coords(latitude=50.0, longitude=10.0)
+    forcing, kept, void = weather(years=2, seed=0), fluxes(marked, most_filled=0.5), fluxes(marked)
+    assert list(observed_experiment(forcing, kept, held_out_years=1, model=Dalec2()).problem.observations) == ["nee"]
+    observed = int(made_flux["nee"].notnull().sum())
+    with pytest.raises(ValueError, match="--most-filled 0.5") as error:
+        observed_experiment(forcing, void, held_out_years=1, model=Dalec2())
+    assert (f"nee on none of {void.sizes['time']} steps ({observed} days are void: more than 25 % of each was gap-filled or missing)"
+            in str(error.value))
+
+
+def test_a_forcing_without_a_daily_course_is_a_caution(made_flux):
+    forcing = weather(years=2, seed=0)
+    assert observed_experiment(forcing, made_flux, held_out_years=1, model=Dalec2()).cautions == []
+    flat = forcing.assign(temperature_min=forcing["temperature_max"])
+    cautions = observed_experiment(flat, made_flux, held_out_years=1, model=Dalec2()).cautions
+    assert len(cautions) == 1 and cautions[0].startswith("temperature_min equals temperature_max on every day (730)")
 
 
 @pytest.mark.parametrize("held_out_years", [2, 3])

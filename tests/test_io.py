@@ -174,7 +174,7 @@ DAYS = 86400.0 * np.arange(N)
     (_at("Qle_daily", 0, -8888.0), ("latent_heat", "-8888 on 2004-01-01")),
     (_at("Qle_uc_daily", 3, -2.0), ("latent_heat_uncertainty between 0", "-2 on 2004-01-04")),
     ({"NEE_daily": -callmip()["NEE_daily"].assign_attrs(units="gC/m2/d")}, ("positive to the atmosphere", r"\+1.00")),
-    (_time(np.where(np.arange(N) == 7, DAYS[6], DAYS)), ("increasing time stamps in FI-Xxx_daily.nc", "2004-01-07 00:00:00 twice .row 8")),
+    (_time(np.where(np.arange(N) == 7, DAYS[6], DAYS)), ("increasing time stamps in FI-Xxx_daily", "2004-01-07 00:00:00 twice .value 8")),
     (_time(DAYS[::-1].copy()), ("increasing", "2004-12-30 00:00:00 after 2004-12-31")),
     (_time(30 * DAYS), ("one stamp a month in FI-Xxx_daily.nc", "a second one, 2004-01-31")),
     (_time(3 * DAYS), ("one time stamp a day", "steps of P3D")),
@@ -285,7 +285,9 @@ def test_differland_flux(tmp_path: Path) -> None:
     assert "Gap-filled days are included and not marked in gpp, nee, evapotranspiration, lai." in flux.attrs["history"]
     assert "nee: 366 values on 366 days, gap-filled days included; 1 of them" in flux.attrs["history"]
     whole = read_differland(path)
-    np.testing.assert_allclose(flux["latent_heat"], whole["evapotranspiration"] * 2.45e6 / 86400)
+    np.testing.assert_allclose(flux["latent_heat"], whole["evapotranspiration"] * 2.4417e6 / 86400)
+    assert whole["evapotranspiration"].attrs["vaporisation_heat"] == 2.4417e6
+    assert "evapotranspiration times 2.4417 MJ kg-1, with which the file's evapotranspiration was made" in flux.attrs["history"]
     assert {"temperature_min", "nee"} <= set(whole.data_vars)
 
 

@@ -69,6 +69,8 @@ def test_noaa_takes_gas_and_unit_from_the_header(tmp_path):
     (" qcflag\n", " flag\n", ("qcflag",)),
     ("2020-03-01T00:00:00Z", "2020-13-01T00:00:00Z", ("2020-13-01", "line 12")),
     (" 412.0 0.6 26 .S.", " 412.0 0.6", ("line 12",)),
+    ("XYZ 2020 3 1 ", "XYZ 2020 4 1 ", ("datetime and month of one time", "2020-03-01 00:00:00 and month 4 on line 12")),
+    ("XYZ 2020 3 1 0", "XYZ 2020 3 1 5", ("datetime and hour of one time", "hour 5 on line 12")),
     (" 412.0 ", " 41x2.0 ", ("41x2.0", "line 12", "value")),
     (" 412.0 ", " 41200 ", ("co2_mole_fraction between", "2020-03-01")),
 ])

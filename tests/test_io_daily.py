@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from landcal_jax.io.aggregation import daily, error_of_mean, offset_hours
+from landcal_jax.io.model_data import fluxes
 from landcal_jax.io.normal import normalise
 
 STEP = {48: "PT30M", 24: "PT1H"}
@@ -59,14 +60,57 @@ def test_a_quarter_filled_is_kept_and_more_is_void(tmp_path: Path) -> None:
 
 def test_missing_steps_count_as_filled_and_the_mean_is_of_the_others(tmp_path: Path) -> None:
     values = np.tile(np.arange(48.0), 3)
-    values[48:60] = np.nan  # a quarter of the second day
-    values[96:109] = np.nan  # more than a quarter of the third
+    values[48:96:4] = np.nan  # a quarter of the second day
+    values[96:144:4], values[97] = np.nan, np.nan  # more than a quarter of the third
     made = daily(half_hours({"latent_heat": (values, "W m-2")}, tmp_path))
-    np.testing.assert_allclose(made["latent_heat"], [23.5, np.arange(12, 48).mean(), np.nan])
+    np.testing.assert_allclose(made["latent_heat"], [23.5, 24.0, np.nan])
     assert "1 are the mean of the steps that are there" in sentences(made)
     # rows that are absent from the file are missing steps as well
     ds = half_hours({"latent_heat": (np.tile(np.arange(48.0), 3), "W m-2")}, tmp_path)
-    np.testing.assert_allclose(daily(ds.isel(time=np.r_[0:48, 60:144]))["latent_heat"], [23.5, np.arange(12, 48).mean(), 23.5])
+    np.testing.assert_allclose(daily(ds.isel(time=np.delete(np.arange(144), np.arange(48, 96, 4))))["latent_heat"], [23.5, 24.0, 23.5])
+
+
+SUN = lambda day: 800.0 * np.maximum(0.0, np.sin(2 * np.pi * (day - 0.25)))  # noqa: E731
+NIGHT = np.r_[0:12, 36:48]
+
+
+@pytest.mark.parametrize("how", ["light", "photons", "sun", "clock"])
+def test_a_day_without_its_nights_is_void(tmp_path: Path, how: str) -> None:
+    """Uptake by day, respiration by night: half of the nights missing is a quarter of the day, and 1.5 gC m-2 d-1 of bias."""
+    values = np.where(np.isin(np.tile(np.arange(48), 5), NIGHT), 3.0, -9.0).reshape(5, 48)
+    values[1, :12] = np.nan  # half of the night: a quarter of the day, allowed by the rule of CalLMIP alone
+    values[2, 24:36] = np.nan  # half of the light
+    values[3, ::4] = np.nan  # a quarter of each
+    values[4, [0, 1, 2]] = np.nan
+    light = {"light": {"shortwave": (lambda d: SUN(d) + 3.0, "W m-2")}, "photons": {"ppfd": (lambda d: 2 * SUN(d), "umol m-2 s-1")}}
+    place = {"latitude": None, "longitude": None} if how == "clock" else {"latitude": 0.0, "longitude": 15.0}
+    ds = half_hours({"nee": (values.ravel(), "gC m-2 d-1")} | light.get(how, {}), tmp_path, days=5, start="2005-03-21", **place)
+    made = daily(ds)
+    np.testing.assert_allclose(made["nee"], [-3.0, np.nan, np.nan, -3.0, (21 * 3.0 - 24 * 9.0) / 45])
+    assert ("nee: 3 of 5 days; 0 are void, with more than 25 % of their steps gap-filled or missing; 4 of the others have missing steps, "
+            "of which 2 are void, since mostly nights (1) or mostly hours of light (1) are missing; "
+            "2 are the mean of the steps that are there.") in sentences(made)
+    assert np.isfinite(daily(ds, most_filled=0.5)["nee"]).all()
+    filled = half_hours({"nee": (np.nan_to_num(values, nan=0.0).ravel(), "gC m-2 d-1"),
+                         "nee_filled": (np.isnan(values).ravel().astype(float), "1")}, tmp_path, days=5, **place)
+    assert np.isfinite(daily(filled)["nee"]).all(), "gap-filled nights are there: the rule of CalLMIP holds"
+
+
+def test_fluxes_know_the_night_from_the_light_of_the_file(tmp_path: Path) -> None:
+    values = np.full((2, 48), 2.0)
+    values[1, 24:31] = np.nan  # 7 of the 24 dark steps of this file, whose clock is turned; 7 of 48 steps
+    ds = half_hours({"nee": (values.ravel(), "gC m-2 d-1"), "shortwave": (lambda d: 800.0 * ((d < 0.25) | (d >= 0.75)), "W m-2")},
+                    tmp_path, days=2)
+    made = fluxes(ds)
+    assert list(made.data_vars) == ["nee"] and np.isfinite(made["nee"]).values.tolist() == [True, False]
+    assert "mostly nights (1)" in sentences(made)
+
+
+def test_polar_summer_has_no_night(tmp_path: Path) -> None:
+    values = np.full((2, 48), 2.0)
+    values[1, :12] = np.nan
+    ds = half_hours({"nee": (values.ravel(), "gC m-2 d-1")}, tmp_path, days=2, start="2005-06-20", latitude=78.0, longitude=15.0)
+    np.testing.assert_allclose(daily(ds)["nee"], 2.0)
 
 
 def test_meteorology_needs_every_step(tmp_path: Path) -> None:

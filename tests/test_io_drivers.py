@@ -238,3 +238,56 @@ def test_align_refuses(tmp_path: Path, change, part: str) -> None:
     flux = fluxes(series(tmp_path, {"nee": (-1.0, "gC m-2 d-1")}))
     with pytest.raises(ValueError, match=f"(?s)Expected: .*{part}"):
         align(forcing, change(flux))
+
+
+# --- light from photons, and leap days ---
+
+
+def test_shortwave_from_photons(tmp_path: Path) -> None:
+    """2.04 umol J-1: 408 umol m-2 s-1 are 200 W m-2, 17.28 MJ m-2 d-1."""
+    made = drivers(series(tmp_path, MET | {"ppfd": (408.0, "umol m-2 s-1")}, without=("shortwave",)))
+    np.testing.assert_allclose(made["shortwave"], 200 * 0.0864, rtol=1e-12)
+    assert "shortwave was derived from ppfd by 2.04 umol J-1" in made.attrs["history"] and "ppfd" not in made
+    both = drivers(series(tmp_path, MET | {"ppfd": (408.0, "umol m-2 s-1")}))
+    np.testing.assert_allclose(both["shortwave"], 12.0)
+    times = pd.date_range("2004-01-01", periods=96, freq="30min")
+    half = series(tmp_path, {"temperature": (8.0, "degC"), "co2": (390.0, "ppm"), "vpd": (4.0, "hPa"), "precipitation": (2.0, "mm d-1"),
+                             "ppfd": (408.0, "umol m-2 s-1"), "ppfd_filled": (0.5, "1")}, times=times)
+    made = drivers(half)
+    np.testing.assert_allclose(made["shortwave"], 200 * 0.0864, rtol=1e-12)
+    assert "shortwave: 50 % of it was gap-filled in the file." in made.attrs["history"]
+
+
+def test_only_leap_days_are_inserted(tmp_path: Path) -> None:
+    times = pd.date_range("2004-01-01", periods=N + 1).drop("2004-02-29")
+    made = drivers(series(tmp_path, MET | {"co2": (np.arange(N) + 390.0, "ppm")}, times=times))
+    assert made.sizes["time"] == N + 1 and float(made["co2"].sel(time="2004-02-29")) == 390 + 58.5
+    assert "29 February is missing in the file: 1 days inserted, each the mean of its neighbours." in made.attrs["history"]
+    with pytest.raises(ValueError, match="(?s)2 days absent, the first 2004-02-28"):
+        drivers(series(tmp_path, MET, times=pd.date_range("2004-01-01", periods=N + 2).drop(["2004-02-28", "2004-02-29"])))
+
+
+@pytest.mark.parametrize(("folder", "pattern", "place"), [
+    ("bigleaf", "DE_Tha_Jun_2014.csv", {"latitude": 50.96, "longitude": 13.57}), ("rsofun", "*drivers_forcing*.csv", {})])
+def test_files_with_photons_only_drive_a_model(data_dir: Path, folder: str, pattern: str, place: dict) -> None:
+    from landcal_jax.io import read
+
+    path = next(iter(sorted(data_dir.rglob(pattern))), None)
+    if path is None:
+        pytest.skip(f"{pattern} is not in LANDCAL_DATA")
+    ds = read(path, **place)
+    if folder == "bigleaf":
+        with pytest.raises(ValueError, match="(?s)shortwave on every day.*1 missing values, the first on 2014-06-10"):
+            drivers(ds, needs=("shortwave",))  # one half-hour without light
+        ds = ds.sel(time=slice(None, "2014-06-09"))
+    made = drivers(ds, needs=("temperature_min", "shortwave", "vpd", "precipitation"))
+    assert 3 < float(made["shortwave"].mean()) < 30 and "2.04 umol J-1" in made.attrs["history"]
+
+
+def test_the_heat_of_vaporisation_of_a_file_is_undone_with_its_own(tmp_path: Path) -> None:
+    ds = series(tmp_path, {"evapotranspiration": (2.0, "mm d-1"), "evapotranspiration_uncertainty": (0.2, "mm d-1")})
+    ds["evapotranspiration"].attrs["vaporisation_heat"] = 2.5e6
+    made = fluxes(ds)
+    np.testing.assert_allclose(made["latent_heat"], 2.0 * 2.5e6 / 86400, rtol=1e-12)
+    np.testing.assert_allclose(made["latent_heat_uncertainty"], 0.2 * 2.5e6 / 86400, rtol=1e-12)
+    assert "times 2.5 MJ kg-1, with which" in made.attrs["history"]

@@ -46,6 +46,8 @@ def test_fluxdatakit_normal_form(tmp_path: Path) -> None:
         0.5 * float(forcing["temperature_min"][58] + forcing["temperature_min"][60]))
     assert float(forcing["shortwave"][0]) == pytest.approx(3e-4 / 2.04e-6 * 0.0864)
     assert float(forcing["vpd"][0]) == pytest.approx(5.0)
+    light = read_fluxdatakit(tmp_path / "DK-Xxx.rds")["shortwave"].attrs
+    assert (light["name_in_file"], light["units_in_file"], light["units"]) == ("ppfd", "mol m-2 s-1", "MJ m-2 d-1")
     for sentence in ("1 days inserted", "both are the daily mean", "not tower data", "2.04 umol J-1", "was set to 0"):
         assert sentence in forcing.attrs["history"]
 

@@ -162,3 +162,33 @@ def test_hourly_files_and_end_labels(tmp_path: Path) -> None:
 def test_refuses(made, parts: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says(*parts)):
         read_plumber2(written(made(), tmp_path))
+
+
+@pytest.mark.parametrize(("info", "label"), [
+    ("Time stamp indicates start time", "start"), ("time in the standard calendar", "start"), ("Time stamp is the END of the step", "end"),
+    ("stamps the middle of the averaging period", "middle"), ("weekend and legend", "start")])
+def test_the_label_is_found_by_words(tmp_path: Path, info: str, label: str) -> None:
+    ds = alma({"Tair": (280.0, "K"), "SWdown": (100.0, "W/m2")})
+    ds["time"].attrs["info"] = info
+    ds.to_netcdf(tmp_path / "FI-Xxx_Met.nc")
+    read_in = read_plumber2(tmp_path / "FI-Xxx_Met.nc")
+    assert read_in["time"].attrs["label_in_file"] == label
+    ahead = {"start": 0, "middle": 15, "end": 30}[label]
+    assert read_in["time"].values[0] == np.datetime64("2004-02-28") - np.timedelta64(ahead, "m")
+
+
+def test_a_sentence_on_start_and_end_is_the_start_and_said(tmp_path: Path) -> None:
+    ds = alma({"Tair": (280.0, "K"), "SWdown": (100.0, "W/m2")})
+    ds["time"].attrs["info"] = "start of the step, not its end"
+    ds.to_netcdf(tmp_path / "FI-Xxx_Met.nc")
+    made = read_plumber2(tmp_path / "FI-Xxx_Met.nc")
+    assert made["time"].attrs["label_in_file"] == "start" and "speaks of start and of end" in made.attrs["history"]
+
+
+@pytest.mark.parametrize(("zone", "clock"), [("UTC", "UTC"), ("UTC+2", "UTC+2"), ("Europe/Helsinki", "local standard time")])
+def test_the_clock_of_the_file(tmp_path: Path, zone: str, clock: str) -> None:
+    ds = alma({"Tair": (280.0, "K"), "SWdown": (100.0, "W/m2")})
+    ds["time"].attrs["time_zone"] = zone
+    ds.to_netcdf(tmp_path / "FI-Xxx_Met.nc")
+    made = read_plumber2(tmp_path / "FI-Xxx_Met.nc")
+    assert made["time"].attrs["time_zone"] == clock and made.attrs["time_zone_of_place"] == zone

@@ -132,3 +132,26 @@ def test_monthly_and_daily_steps(tmp_path):
     months = pd.period_range("2001-01", periods=4, freq="M")
     ds = read_table(write(tmp_path, "time,nee\n-,gC m-2 d-1\n" + "".join(f"{month}-15,1\n" for month in months)))
     assert ds.time.attrs["step"] == "P1M" and ds.time.values[1] == np.datetime64("2001-02-01")
+
+
+def moisture(folder, values, unit="percent"):
+    days = pd.date_range("2005-01-01", periods=len(values))
+    rows = "".join(f"{day:%Y-%m-%d},{value:g}\n" for day, value in zip(days, values, strict=True))
+    return write(folder, f"time,soil_moisture\n-,{unit}\n{rows}")
+
+
+def test_percent_is_told_by_most_values_and_not_by_the_largest(tmp_path):
+    fractions = np.linspace(0.05, 0.45, 50)
+    text = refused(moisture(tmp_path, np.r_[fractions, 31.0]))  # one spike does not make percent of it
+    assert "values from 0.05 to 0.45, which are fractions but for 1 up to 31" in text and "write 1 for its unit" in text
+    text = refused(moisture(tmp_path, np.r_[fractions, 100 * fractions, 100 * fractions]))  # the sensor was changed
+    assert "50 values from 0.05 to 0.45, as fractions are, and 100 from 5 to 45" in text and "one unit" in text
+    desert = np.r_[np.linspace(0.4, 1.0, 20), np.linspace(1.1, 6.0, 80)]
+    np.testing.assert_allclose(read_table(moisture(tmp_path, desert))["soil_moisture"], desert / 100, rtol=1e-5)
+    np.testing.assert_allclose(read_table(moisture(tmp_path, np.r_[0.0, 0.0, 0.9, 20.0, 30.0]))["soil_moisture"][-1], 0.3)
+
+
+def test_time_zones_and_hours_of_a_table(tmp_path):
+    body = "time,nee\n-,gC m-2 d-1\n2005-06-30 00:00,1\n2005-06-30 01:00,2\n"
+    assert "'CET'" in refused(write(tmp_path, "# time_zone: CET\n" + body))
+    assert read_table(write(tmp_path, "# time_zone: GMT+1\n" + body)).time.attrs["time_zone"] == "UTC+1"

@@ -86,3 +86,21 @@ def test_every_classic_file_of_the_data_is_whole(data_dir):
     assert len(files) >= 15
     for path in files:
         check_classic(path)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_records_that_the_header_does_not_count_are_no_silent_end(tmp_path, format):
+    path = made(tmp_path / "a.nc", format, unlimited=True)
+    whole, record = path.read_bytes(), 8 + 12 + 12
+    width = 8 if format.endswith("DATA") else 4
+    path.write_bytes(whole[:4] + (49).to_bytes(width, "big") + whole[4 + width:])
+    check_classic(path)  # one more record may have been begun by whoever wrote the file
+    path.write_bytes(whole[:4] + (30).to_bytes(width, "big") + whole[4 + width:])
+    with pytest.raises(ValueError, match=f"(?s){20 * record} more than its header says: records are not counted"):
+        open_netcdf(path)
+    fixed = made(tmp_path / "b.nc", format, unlimited=False)
+    fixed.write_bytes(fixed.read_bytes() + b"\0" * 2)  # and one that fills up the last variable
+    check_classic(fixed)
+    fixed.write_bytes(fixed.read_bytes() + b"\0" * 8)
+    with pytest.raises(ValueError, match="more than its header says"):
+        check_classic(fixed)

@@ -249,7 +249,10 @@ def test_cells_come_back_verbatim(tmp_path, source):
         assert again.read_bytes() == path.read_bytes()
     pd.testing.assert_frame_equal(read_parameters(again).frame, table.frame)
     moved = dict(table.space.default_theta)
-    write_parameters(table, again, theta=moved)
+    with pytest.raises(FileExistsError, match="(?s)Expected: no file .*q.*Try: .*overwrite=True"):
+        write_parameters(table, again, theta=moved)
+    pd.testing.assert_frame_equal(read_parameters(again).frame, table.frame)
+    write_parameters(table, again, theta=moved, overwrite=True)
     new = read_parameters(again)
     differing = new.frame.iloc[:, :table.frame.shape[1]] != table.frame
     written = {new.frame.loc[row].iloc[2 if source in ("ppe", "bom") else 0] for row in differing.index[differing.any(axis=1)]}
@@ -351,3 +354,29 @@ def test_hundreds_of_parameters_by_pft_in_seconds(tmp_path):
     assert (tmp_path / "again.csv").read_text() == "\n".join(rows)
     assert table.space.size == 5100 and len(str(table).splitlines()) > 300
     assert read < 2.0 and time.perf_counter() - start < 15.0
+
+
+def test_a_location_that_nobody_knows_is_odd(tmp_path):
+    table = read_parameters(write(tmp_path / "c.csv", "name,location,min,max,default\na,P,1,3,2\nb,Q,1,3,2\nc,,1,3,2\nd,\"N, H\",1,3,2\n"))
+    assert odd(table, "A location that is none of").endswith("b (row 3): 'Q'.")
+
+
+def test_a_fixed_parameter_without_a_range_is_shown_as_fixed(tmp_path):
+    table = read_parameters(write(tmp_path / "c.csv", "name,include,min,max,default\na,1,1,3,2\nb,0,,,0.5\nc,0,,,0\n"))
+    write_parameters(table, tmp_path / "own.csv", format="landcal")
+    rows = [line.split() for line in str(read_parameters(tmp_path / "own.csv")).splitlines()]
+    assert ["b", "0.5", "1", "fixed"] in rows and ["c", "0", "1", "fixed"] in rows and rows[2][-1] == "free"
+
+
+def test_a_table_of_landcal_keeps_its_digits_without_float64(tmp_path):
+    """Whatever JAX computes in: what stands in the table is what is shown and written."""
+    text = ("name,default,prior,median,sd_of_log,low,high,units,fixed,fixed_at\n"
+            "a,0.002,uniform,,,0.001,0.003,1,no,\nb,0.1,log_normal,0.1,0.3,,,1,yes,0.3\n")
+    with jax.enable_x64(False):
+        table = read_parameters(write(tmp_path / "own.csv", text))
+        shown = str(table)
+        assert [entry.low.item() for entry in table.entries] == [0.001, 0.0] and table.values()["b"].item() == 0.3
+        write_parameters(table.space, tmp_path / "again.csv")
+    assert "0.001 to 0.003" in shown and "fixed at 0.3" in shown
+    lines = (tmp_path / "again.csv").read_text().splitlines()
+    assert lines[1].startswith("a,0.002,uniform,") and ",0.001,0.003,1," in lines[1] and lines[2].endswith(",yes,0.3")

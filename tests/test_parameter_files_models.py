@@ -66,6 +66,7 @@ def test_lavendar_file(setup):
     prior = setup.space.parameters["neff_io"].transform
     np.testing.assert_allclose([prior.mean, prior.sd, prior.low, prior.high], [6.2415504e-4, 0.25 * 1.45e-3, 5e-5, 1.5e-3])
     assert any(sentence.startswith("prior_err in the file") for sentence in setup.odd)
+    assert "pft_params/jules_pftparm[7] " in str(setup).replace("  ", " "), "a place is shown whole"
     values = setup.by_namelist(dict(setup.space.default_theta) | {"neff_io": 7e-4})
     assert values == {"pft_params": {"jules_pftparm.neff_io(8)": 7e-4, "jules_pftparm.alpha_io(8)": 6.7e-2},
                       "crop_params": {"jules_cropparm.delta_io(3)": -0.297701647, "jules_other.alpha_io": 3.0}}
@@ -164,7 +165,7 @@ def test_namelist_round_trip(tmp_path):
     write_parameters(table, tmp_path / "q.nml", theta=table.space.default_theta)
     assert (tmp_path / "q.nml").read_bytes() == (tmp_path / "p.nml").read_bytes()
     theta = dict(table.space.default_theta) | {"neff_io": np.array([8e-4, 9e-4, 8e-4, 8e-4, 5e-4])}
-    write_parameters(table, tmp_path / "q.nml", theta=theta)
+    write_parameters(table, tmp_path / "q.nml", theta=theta, overwrite=True)
     text = (tmp_path / "q.nml").read_bytes().decode()
     assert text == PFT.replace("\n", "\r\n").replace("3*0.0008", "0.0008, 0.0009, 0.0008")
     patch_namelist(tmp_path / "p.nml", table.values(table.space.default_theta), tmp_path / "r.nml")
@@ -226,6 +227,12 @@ def test_patch_does_not_overwrite_its_template(tmp_path):
         patch_namelist(path, {"x": 2.0}, path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         patch_namelist(path, {"x": 2.0}, tmp_path / "missing" / "p.nml")
+    (tmp_path / "mine.nml").write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        patch_namelist(path, {"x": 2.0}, tmp_path / "mine.nml")
+    assert (tmp_path / "mine.nml").read_text() == "mine"
+    patch_namelist(path, {"x": 2.0}, tmp_path / "mine.nml", overwrite=True)
+    assert "2.0" in (tmp_path / "mine.nml").read_text()
 
 
 BAD_NAMELISTS = {

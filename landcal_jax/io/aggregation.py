@@ -2,7 +2,9 @@
 
 Fluxes and other observations: a day is void when more than a quarter of its steps is gap-filled or missing, or when its
 series has uncertainties and no step of the day has one; otherwise it is the mean of the steps that are there. (CalLMIP
-Phase 1, and sums of half-hours are 24 hours times such a mean.) Meteorology, which is gap-filled by design, needs every step.
+Phase 1, and sums of half-hours are 24 hours times such a mean.) That rule is for gap-filled series. Where steps are missing,
+mostly at night as a rule, the mean of the others is not that of the day: a day is void, too, when more than a quarter of its
+light steps, or of its dark ones, is missing. Meteorology, which is gap-filled by design, needs every step.
 
 The error of a daily mean depends on how the errors of its steps go together, which no file says. Root sums of squares,
 as in CalLMIP's files, are right only for independent errors; a daily error that is too small makes a calibration believe a
@@ -17,11 +19,15 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
+from landcal_jax.io.clocks import is_utc as is_utc
+from landcal_jax.io.clocks import offset_hours, to_local
 from landcal_jax.io.normal import said, step_of
 from landcal_jax.io.quantities import COMPANIONS, METEOROLOGY, QUANTITIES, quantity
+from landcal_jax.io.sun import radiation_at
+from landcal_jax.io.units import convert
 
-GREENWICH = ("UTC", "GMT", "Z")
 EXTREMES = {"temperature_min": np.min, "temperature_max": np.max}
+DARK = {"shortwave": (10.0, "W m-2"), "ppfd": (20.0, "umol m-2 s-1")}  # at most this at night, with the noise of the sensors
 ROOM = 1e-9  # a quarter of the steps exactly is not more than a quarter, whatever the rounding
 
 
@@ -33,8 +39,10 @@ def is_subdaily(ds: xr.Dataset) -> bool:
 def daily(ds: xr.Dataset, *, most_filled: float = 0.25, correlation_hours: float | None = None) -> xr.Dataset:
     """Return the daily means of a half-hourly or hourly Dataset of the normal form, in local standard time.
 
-    `most_filled`: a day of observations is NaN when a larger share of its steps is gap-filled or missing; where steps are missing
-    and the day is kept, it is the mean of the others (counted in the history). Meteorology is NaN on a day with any step missing.
+    `most_filled`: a day of observations is NaN when a larger share of its steps is gap-filled or missing, or when of its steps by
+    day, or of those by night, a larger share is missing (rounded up to a step); where steps are missing and the day is kept,
+    it is the mean of the others (counted in the history). Night is where shortwave or ppfd is 0 but for noise, without them where
+    the sun is down, without a latitude from 18 to 6 h. Meteorology is NaN on a day with any step missing.
     `temperature` also gives temperature_min and temperature_max; `albedo` is weighted by shortwave where that is there.
     `correlation_hours` [h]: how the errors of the steps of a day go together. None: fully correlated, so that the daily error is
     the mean of those of the steps (the upper bound); 0: independent (root sum of squares, as in CalLMIP's files); otherwise
@@ -52,10 +60,11 @@ def daily(ds: xr.Dataset, *, most_filled: float = 0.25, correlation_hours: float
     days, rows = _days(ds, starts, per_day, lines)
     table = {str(name): _by_day(ds[name].values, rows, len(days), per_day) for name in ds.data_vars if ds[name].dims == ("time",)}
     columns: dict[str, np.ndarray] = {}
+    light = _is_light(ds, table, days, per_day)
     for name in table:
         if name.endswith(COMPANIONS) and name.rsplit("_", 1)[0] in table:
             continue
-        columns |= _one(name, table, ds[name].attrs, per_day, most_filled, correlation_hours, lines)
+        columns |= _one(name, table, ds[name].attrs, light, most_filled, correlation_hours, lines)
     return _dataset(ds, days, columns, lines)
 
 
@@ -100,28 +109,11 @@ def _steps_per_day(ds: xr.Dataset) -> int:
     return int(per_day)
 
 
-def offset_hours(longitude: float) -> int:
-    """Hours of local standard time ahead of UTC at `longitude` [degrees east], by the sun rather than by law."""
-    return math.floor(((longitude + 180.0) % 360.0 - 180.0) / 15.0 + 0.5)
-
-
-def is_utc(ds: xr.Dataset) -> bool:
-    """Whether the times of a Dataset of the normal form are in UTC."""
-    return str(ds["time"].attrs.get("time_zone", "")).strip().upper() in GREENWICH
-
-
 def _local(ds: xr.Dataset, lines: list[str]) -> pd.DatetimeIndex:
     """Starts of the steps in local standard time."""
-    starts = ds.indexes["time"]
-    if not is_utc(ds):
-        return starts
-    longitude = float(ds["longitude"])
-    if not np.isfinite(longitude):
-        raise ValueError(complain(f"the longitude of {file_of(ds)}, whose times are UTC, to make days of local standard time",
-                                  "none in the file", "give it: read(..., longitude=24.3), or --longitude 24.3 on the command line"))
-    hours = offset_hours(longitude)
-    lines.append(f"Times were shifted from UTC to local standard time, by {hours:+d} hours (longitude {longitude:g} / 15, rounded).")
-    return starts + pd.Timedelta(hours=hours)
+    starts, line = to_local(ds)
+    lines += [line] * bool(line)
+    return starts
 
 
 def _days(ds: xr.Dataset, starts: pd.DatetimeIndex, per_day: int, lines: list[str]) -> tuple[pd.DatetimeIndex, np.ndarray]:
@@ -155,10 +147,36 @@ def _by_day(values: np.ndarray, rows: np.ndarray, days: int, per_day: int) -> np
 # ---------------------------------------------------------------------- values
 
 
-def _one(name: str, table: dict[str, np.ndarray], attrs: dict, per_day: int, most_filled: float,
+def _is_light(ds: xr.Dataset, table: dict[str, np.ndarray], days: pd.DatetimeIndex, per_day: int) -> np.ndarray:
+    """Whether each step is by day: from the radiation of the file, else from the sun, else from 6 to 18 h."""
+    starts = days.values[:, None] + np.arange(per_day) * (pd.Timedelta("1D") / per_day).to_timedelta64()
+    middles = pd.DatetimeIndex(starts.ravel()) + pd.Timedelta("1D") / per_day / 2
+    latitude, longitude = float(ds["latitude"]), float(ds["longitude"])
+    if np.isfinite(latitude):
+        ahead = longitude / 15.0 - offset_hours(longitude) if np.isfinite(longitude) else 0.0
+        ahead = (ahead + 12.0) % 24.0 - 12.0  # a longitude may be written from 0 to 360
+        light = radiation_at(middles, latitude, ahead).reshape(starts.shape) > 0
+    else:
+        light = ((middles.hour >= 6) & (middles.hour < 18)).reshape(starts.shape)
+    for name in reversed(DARK):
+        if name in table:
+            dark = convert(DARK[name][0], DARK[name][1], quantity(name).units)
+            light = np.where(np.isfinite(table[name]), table[name] > dark, light)
+    return light
+
+
+def _one_sided(there: np.ndarray, light: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Days on which more than the share `most` of the steps by day, and by night, is missing, rounded up to a whole step."""
+    gone = [(~there & part).sum(axis=1) for part in (light, ~light)]
+    size = [part.sum(axis=1) for part in (light, ~light)]
+    by_day, by_night = (lost > np.ceil(most * whole - ROOM) for lost, whole in zip(gone, size, strict=True))
+    return by_day, by_night
+
+
+def _one(name: str, table: dict[str, np.ndarray], attrs: dict, light: np.ndarray, most_filled: float,
          correlation_hours: float | None, lines: list[str]) -> dict[str, np.ndarray]:
     """Daily columns of one variable and of its companions."""
-    values = table[name]
+    values, per_day = table[name], light.shape[1]
     if name in METEOROLOGY:
         columns = _meteorology(name, values, lines)
         if f"{name}_filled" in table:
@@ -171,18 +189,29 @@ def _one(name: str, table: dict[str, np.ndarray], attrs: dict, per_day: int, mos
     else:
         day, share = _mean(values), bad.mean(axis=1)
     void = ~(share <= most_filled + ROOM)
+    line = (f"{int(void.sum())} are void, with more than {100 * most_filled:g} % of their steps gap-filled or missing")
     partial = ~void & ~np.isfinite(values).all(axis=1)
-    line = (f"{name}: {int((~void).sum())} of {len(void)} days; {int(void.sum())} are void, with more than {100 * most_filled:g} % of "
-            "their steps gap-filled or missing")
     if partial.any() and name != "albedo":
-        line += f"; {int(partial.sum())} are the mean of the steps that are there"
-    lines.append(f"{line}.")
+        line += _partial_said(partial, _one_sided(np.isfinite(values), light, most_filled), void)
+    lines.append(f"{name}: {int((~void).sum())} of {len(void)} days; {line}.")
     columns = {name: np.where(void, np.nan, day)}
     if f"{name}_uncertainty" in table:
         columns |= _errors(name, columns[name], values, table[f"{name}_uncertainty"], attrs, per_day, correlation_hours, lines)
     if f"{name}_filled" in table:
         columns[f"{name}_filled"] = bad.mean(axis=1)
     return columns
+
+
+def _partial_said(partial: np.ndarray, sides: tuple[np.ndarray, np.ndarray], void: np.ndarray) -> str:
+    """What there is to say of days with missing steps; those that lack mostly the day or the night become `void`, in place."""
+    by_day, by_night = (partial & side for side in sides)
+    lost = by_day | by_night
+    void |= lost
+    line = f"; {int(partial.sum())} of the others have missing steps"
+    if lost.any():
+        line += (f", of which {int(lost.sum())} are void, since mostly nights ({int(by_night.sum())}) or mostly hours of light "
+                 f"({int(by_day.sum())}) are missing")
+    return line + f"; {int((partial & ~lost).sum())} are the mean of the steps that are there"
 
 
 def _bad(values: np.ndarray, filled: np.ndarray | None) -> np.ndarray:

@@ -7,6 +7,7 @@ becomes, and of the arrays that a NetCDF header announces (a few kilobytes may a
 import gzip
 import hashlib
 import io
+import math
 import os
 import struct
 import tokenize
@@ -14,6 +15,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import xarray as xr
 
@@ -24,6 +26,9 @@ from landcal_jax.io.netcdf_classic import check_classic
 LARGEST_GB = "2"
 BOUND = "LANDCAL_LARGEST_FILE_GB"
 HEAD = 65536
+UNPACKED = 500_000_000  # bytes of a packed file, where the user has not set BOUND
+FOLDED = 100  # times larger than packed: no table of numbers is, above `SMALL`
+SMALL, CHUNK = 20_000_000, 1 << 22
 
 
 def largest() -> int:
@@ -41,10 +46,11 @@ def largest() -> int:
     return int(size * 1e9)
 
 
-def _too_large(path: Path, what: str, size: int | None) -> str:
-    limit = f"{largest() / 1e9:g} GB"
-    got = f"more than that in {path} once it is unpacked" if size is None else f"{path}, {size / 1e9:.3g} GB once it is read"
-    return complain(f"{what} of at most {limit}", got, f"select a site and a period first; or set {BOUND} if the file is trusted")
+def _too_large(path: Path, what: str, size: int) -> str:
+    limit, shown = (next(text for digits in (3, 6, 10, 17) if (text := f"{each / 1e9:.{digits}g} GB") != f"{other / 1e9:.{digits}g} GB")
+                    for each, other in ((largest(), size), (size, largest())))
+    return complain(f"{what} of at most {limit}", f"{path}, {shown} once it is read",
+                    f"select a site and a period first; or set {BOUND} if the file is trusted")
 
 
 def existing(path: str | Path, what: str = "a file of data") -> Path:
@@ -70,19 +76,30 @@ def sha256(path: str | Path) -> str:
 
 
 def read_bytes(path: str | Path, what: str = "a file of data") -> bytes:
-    """The content of a file, unpacked if it is gzip; never more than `largest()` bytes."""
+    """The content of a file, unpacked if it is gzip: never more than 500 MB, or what LANDCAL_LARGEST_FILE_GB says where it is set.
+
+    A file that becomes more than 20 MB and more than 100 times as large as it was is refused as soon as it does, unless that is set.
+    """
     path = existing(path, what)
     if path.suffix.lower() != ".gz":
         return path.read_bytes()
-    most = largest()
+    chunks, size, packed, trusted = [], 0, path.stat().st_size, BOUND in os.environ
+    most = largest() if trusted else UNPACKED
     try:
         with gzip.open(path) as file:
-            content = file.read(most + 1)
+            while chunk := file.read(CHUNK):
+                chunks.append(chunk)
+                size += len(chunk)
+                folded = not trusted and size > max(SMALL, FOLDED * packed)
+                if size > most or folded:
+                    break
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(complain(what, f"{path}, which cannot be unpacked ({error})", "download the file again")) from error
-    if len(content) > most:
-        raise ValueError(_too_large(path, what, None))
-    return content
+    if chunk:
+        limit = f"at most {FOLDED} times as large as it is packed" if folded else f"at most {most / 1e6:g} MB"
+        raise ValueError(complain(f"{what}, {limit} once it is unpacked", f"{path}, more than that from {packed / 1e6:.3g} MB",
+                                  f"select a site and a period first; or unpack it, or set {BOUND} (GB), if the file is trusted"))
+    return b"".join(chunks)
 
 
 def read_text(path: str | Path, what: str = "a text file of data") -> str:
@@ -107,10 +124,12 @@ def open_netcdf(path: str | Path, what: str = "a NetCDF file") -> xr.Dataset:
     path = existing(path, what)
     check_classic(path, what)
     try:
+        # xarray reads the coordinates when it opens a file; the bare library reads its header only.
+        with netCDF4.Dataset(path) as header:
+            announced = sum(math.prod(variable.shape) * max(np.dtype(variable.dtype).itemsize, 8) for variable in header.variables.values())
+        if announced > largest():
+            raise ValueError(_too_large(path, what, announced))
         with xr.open_dataset(path, decode_times=False, engine="netcdf4") as dataset:
-            announced = sum(variable.size * max(variable.dtype.itemsize, 8) for variable in dataset.variables.values())
-            if announced > largest():
-                raise ValueError(_too_large(path, what, announced))
             return dataset.load()
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         if error.args and "Expected:" in str(error.args[0]):

@@ -11,7 +11,8 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import existing, open_netcdf, read_bytes
-from landcal_jax.io.normal import merge, place, said
+from landcal_jax.io.merging import merge
+from landcal_jax.io.normal import place, said
 from landcal_jax.io.quantities import QUANTITIES
 from landcal_jax.io.readers import (
     atmosphere,
@@ -109,8 +110,12 @@ def read(
     if given:
         now = {key: ds[key].item() if key in ds.coords else None for key in ("site", "latitude", "longitude")}
         ds = ds.assign_coords(place(**(now | given), path=path))
-        ds = said(ds, *(f"{key} was given by the user as {value}; the file says {now[key]}." for key, value in given.items()))
+        ds = said(ds, *(f"{key} was given by the user as {value}; {_stated(now[key])}." for key, value in given.items()))
     return ds
+
+
+def _stated(value: Any) -> str:
+    return "the file does not say" if value is None or value != value else f"the file says {value}"
 
 
 def _check_normal(ds: Any, reader: Callable[[Path], xr.Dataset], path: Path) -> None:

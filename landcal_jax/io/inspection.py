@@ -17,11 +17,11 @@ import xarray as xr
 
 from landcal_jax.errors import complaint_of
 from landcal_jax.io.aggregation import is_subdaily
-from landcal_jax.io.coverage import coverage
+from landcal_jax.io.coverage import coverage, void_days
 from landcal_jax.io.model_data import DRIVERS, candidates, fluxes
 from landcal_jax.io.normal import missing_steps, place, step_of
 from landcal_jax.io.quantities import COMPANIONS, FLUXES, METEOROLOGY, SNOW
-from landcal_jax.io.suspicion import suspicions
+from landcal_jax.io.suspicion import equal_extremes, suspicions
 
 WITHOUT_WATER = tuple(name for name in DRIVERS if name not in ("vpd", "precipitation"))
 # What the models take (their `forcing(dataset)`), and which of the streams of an experiment they give.
@@ -29,13 +29,17 @@ MODELS = {"Dalec2": (WITHOUT_WATER, ("nee",)), "DalecWater": (DRIVERS, ("nee", "
 STEPS = {"PT30M": "half-hourly", "PT1H": "hourly", "P1D": "daily", "P1M": "monthly", "P1Y": "yearly", "irregular": "irregular"}
 COUNTS = re.compile(r"\w+( \(.*\))?: \d+ values on \d+ steps(; \d+ blank or NaN are missing)?\.")
 GROUPS = {"meteorology": METEOROLOGY, "fluxes": FLUXES, "snow": SNOW}
+VEGETATION = ("nee", "gpp", "reco", "evapotranspiration", "lai", "biomass", "soil_carbon", "soil_respiration", "methane")
+NAMED = 12  # variables of a field that are named before the table of all
+WHOLE = 0.995  # a share that is shown as 100 %
 
 
 class Lacks(NamedTuple):
-    """What one model lacks in one file; empty where it lacks nothing."""
+    """What one model lacks in one file; empty where it lacks nothing. `notes`: sentences on what it has, but badly, and why."""
 
     drivers: tuple[str, ...]
     fluxes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +73,10 @@ class Inspection:
         parts.append("Variables\n" + _aligned(_shown_variables(self.variables)))
         if not self.coverage.empty:
             title = "Observed, % of the steps of the record (values marked as gap-filled do not count)"
-            parts.append(f"{title}\n" + _aligned((100 * self.coverage).map(lambda share: "-" if np.isnan(share) else f"{share:.0f}")))
+            parts.append(f"{title}\n" + _shown_coverage(self.coverage))
         said = tuple(line for line in self.corrected if not COUNTS.fullmatch(line))  # the table above has the plain counts
-        for title, sentences, none in (("Suspicious (nothing was changed)", self.suspicious, "Nothing that the checks look for."),
+        nothing = "Nothing that the checks look for." if self.period else "Not checked: the checks are for a series at one site."
+        for title, sentences, none in (("Suspicious (nothing was changed)", self.suspicious, nothing),
                                        ("On reading", said, "Nothing was corrected.")):
             parts.append(title + "\n" + "\n".join(_wrapped(each) for each in (sentences or (none,))))
         if self.missing_for:
@@ -79,7 +84,7 @@ class Inspection:
         return "\n\n".join(parts)
 
     def _about(self) -> str:
-        lines = [self.what]
+        lines = [textwrap.fill(self.what, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)]
         if self.period:
             where = ", ".join(f"{abs(value):.4g} {ends[value < 0]}" for value, ends in zip(self.place, ("NS", "EW"), strict=True)
                               if np.isfinite(value)) or "place not known"
@@ -112,10 +117,10 @@ def inspect(
              "corrected": tuple(line for line in str(ds.attrs.get("history", "")).splitlines() if line)}
     if ds.attrs.get("kind") or "time" not in ds.dims or not {"site", "latitude", "longitude"} <= set(ds.coords):
         return Inspection(**known, period=None, step="", site="", place=(np.nan, np.nan), label="", time_zone="")
-    time, step = ds.indexes["time"], step_of(ds)
+    time = ds.indexes["time"]
     form = "%Y-%m-%d %H:%M" if is_subdaily(ds) else "%Y-%m-%d"
     return Inspection(
-        **known, period=(f"{time[0]:{form}}", f"{time[-1]:{form}}"), step=STEPS.get(step, step), site=str(ds["site"].item()),
+        **known, period=(f"{time[0]:{form}}", f"{time[-1]:{form}}"), step=_step_in_words(ds), site=str(ds["site"].item()),
         place=(float(ds["latitude"]), float(ds["longitude"])), label=str(ds["time"].attrs.get("label_in_file", "start")),
         time_zone=str(ds["time"].attrs.get("time_zone", "not stated")), coverage=coverage(ds), suspicious=tuple(suspicions(ds)),
         missing_for={model: _lacks(ds, *needs) for model, needs in MODELS.items()} if _concerns_models(ds) else {})
@@ -126,13 +131,23 @@ def _what(ds: xr.Dataset) -> str:
     kind = ds.attrs.get("kind")
     if kind or "site" not in ds.coords:
         sizes = ", ".join(f"{name} {size}" for name, size in ds.sizes.items())
-        article = "An" if str(kind)[:1] in "aeiou" else "A"
-        return f"{article} {kind or 'Dataset'} with dimensions {sizes or 'none'}; variables {', '.join(names) or 'none'}."
+        article, more = "An" if str(kind)[:1] in "aeiou" else "A", len(names) - NAMED
+        listed = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"{article} {kind or 'Dataset'} with dimensions {sizes or 'none'}; variables {listed or 'none'}."
     groups = {group: [name for name in names if name in members] for group, members in GROUPS.items()}
     other = [name for name in names if not any(name in members for members in GROUPS.values())]
     listed = [f"{group} ({', '.join(members)})" for group, members in (groups | {"other": other}).items() if members]
-    step = STEPS.get(step_of(ds), step_of(ds))
+    step = _step_in_words(ds)
     return f"{step[:1].upper()}{step[1:]} series at one site: {'; '.join(listed) or 'no variable'}."
+
+
+def _step_in_words(ds: xr.Dataset) -> str:
+    step = step_of(ds)
+    parts = re.fullmatch(r"P(T?)(\d+)([DHMSY])", step)
+    if step in STEPS or not parts:
+        return STEPS.get(step, step)
+    unit = {"TM": "minute", "TH": "hour", "TS": "second", "D": "day", "M": "month", "Y": "year"}[parts[1] + parts[3]]
+    return f"{parts[2]}-{unit}"
 
 
 # ---------------------------------------------------------------------- tables
@@ -158,32 +173,64 @@ def _variables(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _concerns_models(ds: xr.Dataset) -> bool:
-    return any(name in METEOROLOGY or name in FLUXES for name in ds.data_vars)
+    """Whether a file may be for a model of vegetation: it has its fluxes, or drivers or heat fluxes without anything of snow."""
+    if any(name in ds for name in VEGETATION):
+        return True
+    return any(name in METEOROLOGY or name in FLUXES for name in ds.data_vars) and not any(name in SNOW for name in ds.data_vars)
 
 
 def _lacks(ds: xr.Dataset, drivers: Sequence[str], streams: Sequence[str]) -> Lacks:
     """Which drivers and streams of a model a file does not give, with the number of gaps in those that it gives."""
+    notes: list[str] = []
     try:
         found = candidates(ds, drivers)
     except ValueError as error:
         lacking = [_got(error)]
     else:
         lacking = [name for name in drivers if name not in found]
-        steps = missing_steps(found.indexes["time"], step_of(found)) if step_of(found) in ("P1D", "P1M") else 0
+        steps = _absent(found)
         for name in (each for each in drivers if each in found and each != "burned_fraction"):
             gaps = ~np.isfinite(found[name].values)
             if gaps.any():
                 lacking.append(f"{name} on {gaps.sum()} of {gaps.size} steps, the first {found.indexes['time'][np.argmax(gaps)]:%Y-%m-%d}")
         if steps and any(name in found for name in drivers if name != "burned_fraction"):
-            lacking.append(f"{steps} steps that have no row")
+            lacking.append(f"{steps} step{'s' * (steps > 1)} without a row")
         if not np.isfinite(float(ds["latitude"])):
             lacking.append("the latitude")
+        notes += [equal_extremes(found)] * bool(equal_extremes(found))
+    missing, voided = _unobserved(ds, streams)
+    return Lacks(tuple(lacking), tuple(missing), (*notes, *voided))
+
+
+def _absent(ds: xr.Dataset) -> int:
+    """Days or months without a row; none where only leap days are absent, which `drivers` fills."""
+    if step_of(ds) not in ("P1D", "P1M"):
+        return 0
+    time, steps = ds.indexes["time"], missing_steps(ds.indexes["time"], step_of(ds))
+    if steps and step_of(ds) == "P1D":
+        absent = pd.date_range(time[0], time[-1]).difference(time)
+        steps = 0 if ((absent.month == 2) & (absent.day == 29)).all() else steps
+    return steps
+
+
+def _unobserved(ds: xr.Dataset, streams: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The streams without an observed value, and a sentence on each that the rule of gap-filled shares has emptied."""
     try:
         seen = fluxes(ds)
-        missing = [name for name in streams if name not in seen or not np.isfinite(seen[name].values).any()]
     except ValueError:
-        missing = list(streams)
-    return Lacks(tuple(lacking), tuple(missing))
+        return list(streams), []
+    missing = [name for name in streams if name not in seen or not np.isfinite(seen[name].values).any()]
+    void, sentences = void_days(seen), []
+    for name in (each for each in missing if each in void):
+        count, most = void[name]
+        options = {share: int(np.isfinite(fluxes(ds, most_filled=share)[name].values).sum()) for share in (0.5, 0.75, 1.0)}
+        kept = next(((share, days) for share, days in options.items() if days), None)
+        advice = "no --most-filled would keep a day"
+        if kept:
+            advice = f"--most-filled {kept[0]:g} would keep {kept[1]} days, filled values in them"
+        sentences.append(f"{name} is there, but {count} of {seen.sizes['time']} days are void by the rule that at most {most:g} % of a day "
+                         f"may be gap-filled or missing: {advice}.")
+    return missing, sentences
 
 
 def _got(error: ValueError) -> str:
@@ -208,6 +255,17 @@ def _shown_variables(table: pd.DataFrame) -> pd.DataFrame:
     return shown.set_index("")
 
 
+def _shown_coverage(table: pd.DataFrame) -> str:
+    """Shares in percent; variables that were observed throughout share one line."""
+    whole = (table.fillna(1.0) >= WHOLE).all(axis=1)
+    if whole.sum() < 3:
+        whole[:] = False
+    shown = [_aligned((100 * table[~whole]).map(lambda share: "-" if np.isnan(share) else f"{share:.0f}"))] * bool((~whole).any())
+    if whole.any():
+        shown.append(textwrap.fill(f"100 throughout: {', '.join(table.index[whole])}", 118, initial_indent="  ", subsequent_indent="    "))
+    return "\n".join(shown)
+
+
 def _aligned(table: pd.DataFrame) -> str:
     """A table as text: names and units to the left, numbers to the right, two blanks between."""
     cells = [["", *map(str, table.columns)]]
@@ -220,7 +278,10 @@ def _aligned(table: pd.DataFrame) -> str:
 
 
 def _wrapped(sentence: str) -> str:
-    return textwrap.fill(sentence, 118, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    """A sentence as an item of a list; lines below its first are those of a table and stay as they are."""
+    first, *rows = sentence.split("\n")
+    item = textwrap.fill(first, 118, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join([item, *(f"      {row}" for row in rows)])
 
 
 def _lacking(model: str, lacks: Lacks) -> str:
@@ -231,4 +292,4 @@ def _lacking(model: str, lacks: Lacks) -> str:
         drivers = f"lacks drivers: {', '.join(lacks.drivers)}" if lacks.drivers else "has every driver"
     seen = [name for name in streams if name not in lacks.fluxes]
     observed = f"can be calibrated against {' and '.join(seen)}" if seen else f"lacks observed {' or '.join(lacks.fluxes)}"
-    return f"{model} {drivers}; it {observed}."
+    return " ".join([f"{model} {drivers}; it {observed}.", *lacks.notes])

@@ -17,7 +17,7 @@ from landcal_jax.errors import complain
 from landcal_jax.io.aggregation import daily, file_of, is_subdaily
 from landcal_jax.io.normal import ROUNDING, said, step_of
 from landcal_jax.io.quantities import FLUXES, quantity
-from landcal_jax.io.units import convert
+from landcal_jax.io.units import PHOTONS_PER_JOULE, VAPORISATION, convert
 
 DRIVERS = ("temperature_min", "temperature_max", "shortwave", "co2", "vpd", "precipitation", "burned_fraction")
 ODD = {"co2": (330.0, 450.0), "precipitation": (0.0, 300.0)}
@@ -52,8 +52,9 @@ def drivers(ds: xr.Dataset, needs: Sequence[str] = DRIVERS) -> xr.Dataset:
     """Return the drivers `needs` of a Dataset of the normal form, daily or monthly, a value on every step.
 
     Steps shorter than a day become days (see `daily`). What the file has in another form is derived: precipitation as the
-    sum of rain and snow; vpd from temperature and humidity; temperature_min and temperature_max as the daily mean where there
-    is no other; burned_fraction is 0 where it is absent. The history says so. All other variables are left out.
+    sum of rain and snow; vpd from temperature and humidity; shortwave from ppfd with 2.04 umol J-1; temperature_min and
+    temperature_max as the daily mean where there is no other; burned_fraction is 0 where it is absent; 29 February, where it
+    alone is absent from a daily file, is the mean of its neighbours. The history says so. All other variables are left out.
     Raises ValueError for a driver that is absent, a gap, an impossible value, or an unknown latitude.
     """
     _series(ds, "drivers")
@@ -65,7 +66,7 @@ def drivers(ds: xr.Dataset, needs: Sequence[str] = DRIVERS) -> xr.Dataset:
     if absent:
         raise ValueError(complain(f"drivers {', '.join(needs)} in {file_of(ds)}", f"no {', '.join(absent)}",
                                   _advice(absent[0])))
-    return _checked(ds[list(needs)])
+    return _checked(_with_leap_days(ds[list(needs)]))
 
 
 def candidates(ds: xr.Dataset, needs: Sequence[str] = DRIVERS) -> xr.Dataset:
@@ -93,7 +94,7 @@ def fluxes(ds: xr.Dataset, *, most_filled: float = MOST_FILLED, correlation_hour
     `most_filled` was gap-filled is NaN, wherever the file marks filled values; months are kept and their share is said. A value
     without a positive uncertainty is masked where its series has uncertainties, except in series that are gap-filled without
     marks: those serve checks rather than as observations. `latent_heat` is derived from `evapotranspiration` where only that
-    exists.
+    exists, with the heat of vaporisation of its attribute `vaporisation_heat` [J kg-1], or else 2.45 MJ kg-1.
     Raises ValueError when there is no flux.
     """
     _series(ds, "fluxes")
@@ -103,21 +104,28 @@ def fluxes(ds: xr.Dataset, *, most_filled: float = MOST_FILLED, correlation_hour
                                   f"variables {', '.join(map(str, ds.data_vars)) or 'none'}",
                                   "name the file that holds the fluxes, or rename its variables"))
     companions = [f"{name}{end}" for name in present for end in ("_uncertainty", "_filled")]
-    ds = ds[[name for name in (*present, *companions) if name in ds]]
+    light = [name for name in ("shortwave", "ppfd") if is_subdaily(ds)]  # tells day from night
+    ds = ds[[name for name in (*present, *companions, *light) if name in ds]]
     if is_subdaily(ds):
+        about = ds.attrs
         ds = daily(ds, most_filled=most_filled, correlation_hours=correlation_hours)
+        lines = [line for line in ds.attrs["history"].split("\n") if not line.startswith(("shortwave: ", "ppfd: "))
+                 or line in about["history"].split("\n")]
+        ds = ds.drop_vars(light, errors="ignore").assign_attrs(history="\n".join(lines))
     columns, lines = {}, []
     for name in present:
         values = _values(ds, name)
         values = _not_filled(ds, name, values, most_filled, lines)
         columns |= _with_uncertainty(ds, name, values, lines)
     if "evapotranspiration" in columns and "latent_heat" not in columns:
+        heat = float(columns["evapotranspiration"].attrs.get("vaporisation_heat", VAPORISATION))
         for end in ("", "_uncertainty"):
             if f"evapotranspiration{end}" in columns:
-                given = columns[f"evapotranspiration{end}"].values
-                columns[f"latent_heat{end}"] = _variable(
-                    f"latent_heat{end}", convert(given, "mm d-1", "W m-2", "evapotranspiration"), columns[f"evapotranspiration{end}"].attrs)
-        lines.append("latent_heat is evapotranspiration times 2.45 MJ kg-1: the file has only the latter.")
+                given = columns[f"evapotranspiration{end}"]
+                power = convert(given.values, "mm d-1", "W m-2", "evapotranspiration") * (heat / VAPORISATION)
+                columns[f"latent_heat{end}"] = _variable(f"latent_heat{end}", power, given.attrs)
+        why = "" if heat == VAPORISATION else ", with which the file's evapotranspiration was made"
+        lines.append(f"latent_heat is evapotranspiration times {heat / 1e6:.5g} MJ kg-1{why}: the file has only the latter.")
     # The companions `_filled` have done their work above; they are no observations.
     return said(xr.Dataset(columns, coords=ds.coords, attrs=ds.attrs), *lines)
 
@@ -165,13 +173,37 @@ def _degrees_apart(one: xr.Dataset, other: xr.Dataset) -> float:
 
 
 def _with_derived(ds: xr.Dataset, needs: Sequence[str]) -> xr.Dataset:
-    """`ds` with precipitation and vpd where they can be had from others; done before daily means, since vpd is not linear."""
+    """`ds` with precipitation, vpd and shortwave where they can be had from others; before daily means, since vpd is not linear."""
     if "precipitation" in needs and "precipitation" not in ds and {"rainfall", "snowfall"} <= set(ds):
         total = _values(ds, "rainfall") + _values(ds, "snowfall")
         ds = said(ds.assign(precipitation=_variable("precipitation", total)), "precipitation is the sum of rainfall and snowfall.")
     if "vpd" in needs and "vpd" not in ds:
         ds = _with_vpd(ds)
+    if "shortwave" in needs and "shortwave" not in ds and "ppfd" in ds:
+        power = convert(_values(ds, "ppfd") * 1e-6 / PHOTONS_PER_JOULE, "W m-2", quantity("shortwave").units)
+        ds = ds.assign(shortwave=_variable("shortwave", power))
+        if "ppfd_filled" in ds:
+            ds = ds.assign(shortwave_filled=ds["ppfd_filled"])
+        ds = said(ds, f"shortwave was derived from ppfd by {PHOTONS_PER_JOULE * 1e6:g} umol J-1 (Meek et al. 1984): the file has no other.")
     return ds
+
+
+def _with_leap_days(ds: xr.Dataset) -> xr.Dataset:
+    """`ds` with 29 February as the mean of its neighbours, where it is the only day absent; any other gap stays as it is."""
+    if step_of(ds) != "P1D":
+        return ds
+    days = ds.indexes["time"]
+    gaps = pd.date_range(days[0], days[-1]).as_unit("ns").difference(days)
+    if not len(gaps) or not ((gaps.month == 2) & (gaps.day == 29)).all():
+        return ds
+    whole = ds.reindex(time=days.union(gaps))
+    for name in ds.data_vars:
+        values = whole[name].values.copy()
+        places = np.flatnonzero(whole.indexes["time"].isin(gaps))
+        values[places] = 0.5 * (values[places - 1] + values[places + 1])
+        whole[name] = ("time", values, ds[name].attrs)
+    whole["time"].attrs = ds["time"].attrs
+    return said(whole, f"29 February is missing in the file: {len(gaps)} days inserted, each the mean of its neighbours.")
 
 
 def _with_vpd(ds: xr.Dataset) -> xr.Dataset:
@@ -228,7 +260,7 @@ def _advice(name: str) -> str:
         "vpd": "add vpd, or temperature with vapour_pressure, relative_humidity, or specific_humidity and pressure",
         "precipitation": "add precipitation, or rainfall and snowfall; if what the file calls rainfall is all of it, rename it",
         "co2": "add a column co2 [ppm]; the annual global mean of NOAA does where the tower has none",
-        "shortwave": "add shortwave, from a reanalysis if the tower has none",
+        "shortwave": "add shortwave or ppfd, from a reanalysis if the tower has none",
     }.get(name, "name the file that holds the drivers; `landcal inspect FILE` shows what a file has")
 
 

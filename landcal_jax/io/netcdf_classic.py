@@ -1,8 +1,9 @@
 """A look at the header of a classic NetCDF file before the library sees it.
 
 The C library takes memory by the counts in the header, gigabytes for a file of kilobytes with one wrong byte, and it reads
-what lies behind the end of a file that was cut short as zeros. `check_classic` follows the header (the format is specified in
-the NetCDF User's Guide: CDF-1, CDF-2 and CDF-5) and refuses both. Files of NetCDF-4, which are HDF5, pass untouched.
+what lies behind the end of a file that was cut short as zeros; a count of records that is too small leaves the rest of the file
+unread. `check_classic` follows the header (the format is specified in the NetCDF User's Guide: CDF-1, CDF-2 and CDF-5) and
+refuses all three. Files of NetCDF-4, which are HDF5, pass untouched.
 """
 
 import math
@@ -107,9 +108,13 @@ def check_classic(path: str | Path, what: str = "a NetCDF file") -> None:
             records = header.number(header.count)
             lengths = header.dimensions()
             header.attributes()
-            end = _end(header.variables(lengths), None if records == 256**header.count - 1 else records)
+            variables, written = header.variables(lengths), records == 256**header.count - 1
+            end = _end(variables, None if written else records)
             if end > size + PADDING:
                 raise _Broken(f"it has {size} bytes of {end}: it was cut short, or its header is damaged")
+            # A record that was begun and not counted may follow; two cannot.
+            if size > end + _step(variables) + PADDING and not written:
+                raise _Broken(f"it has {size} bytes, {size - end} more than its header says: records are not counted, or it is damaged")
         except _Broken as error:
             raise ValueError(complain(what, f"{path}, which is not whole: {error}", "download or copy the file again")) from error
 
@@ -118,8 +123,12 @@ def _end(variables: list[_Variable], records: int | None) -> int:
     """Where the last value ends; `records` None is a file still being written."""
     fixed = [one.begin + one.size for one in variables if not one.record]
     grown = [one for one in variables if one.record]
-    # A file with one record variable has its records unpadded, side by side.
-    step = grown[0].size if len(grown) == 1 else sum(-(-one.size // 4) * 4 for one in grown)
     if records:
-        fixed += [one.begin + (records - 1) * step + one.size for one in grown]
+        fixed += [one.begin + (records - 1) * _step(variables) + one.size for one in grown]
     return max(fixed, default=0)
+
+
+def _step(variables: list[_Variable]) -> int:
+    """Bytes of one record. A file with one record variable has its records unpadded, side by side."""
+    grown = [one for one in variables if one.record]
+    return grown[0].size if len(grown) == 1 else sum(-(-one.size // 4) * 4 for one in grown)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import netCDF4
 import xarray as xr
 
 from landcal_jax.io.files import HEAD
@@ -81,10 +82,14 @@ class Head:
             return {}, {}
         try:
             check_classic(self.path)  # the library would believe a damaged count for half a minute
-            with xr.open_dataset(self.path, decode_cf=False, engine="netcdf4") as dataset:
-                return {str(name): dict(variable.attrs) for name, variable in dataset.variables.items()}, dict(dataset.attrs)
+            with netCDF4.Dataset(self.path) as file:  # xarray would read the coordinates, however long they are
+                return {name: _attributes(variable) for name, variable in file.variables.items()}, _attributes(file)
         except Exception:  # a damaged file is no format that we know; reading it will say what is wrong
             return {}, {}
+
+
+def _attributes(thing: netCDF4.Dataset | netCDF4.Variable) -> dict:
+    return {name: thing.getncattr(name) for name in thing.ncattrs()}
 
 
 class Format(NamedTuple):

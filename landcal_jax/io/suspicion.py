@@ -1,24 +1,26 @@
 """What looks wrong in a series of the normal form, in sentences with counts and the worst time. Nothing is changed here.
 
 Each check takes a Dataset and yields sentences; `CHECKS` lists them. A check says what it saw and what that may mean: data
-that look odd may be right, and a file without a sentence may be wrong.
+that look odd may be right, and a file without a sentence may be wrong. A check that concerns several variables gives one
+sentence with a line for each of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from landcal_jax.io.aggregation import is_subdaily, is_utc, offset_hours
-from landcal_jax.io.coverage import SEASONS, ahead_of_clock, coverage, series_of
+from landcal_jax.io.coverage import SEASONS, ahead_of_clock, coverage, series_of, span_days
 from landcal_jax.io.model_data import ODD
 from landcal_jax.io.normal import step_of
+from landcal_jax.io.plausibility import implausible
 from landcal_jax.io.quantities import FLUXES
 from landcal_jax.io.sun import MJ_A_DAY, clock_lag, highest_of_step, radiation_of_day
 
 LATE, CLEAR = 0.4, 0.75  # hours: what a shift by one half-hour leaves to see, and what needs no such reading to be odd
-SPARE = {"PT": 20.0, "P": 6.0}  # W m-2 above the top of the atmosphere: precision of a pyranometer, at once and over a day
+SPARE = {"PT": 50.0, "P": 6.0}  # W m-2 above the top of the atmosphere: precision of a pyranometer, at once and over a day
 # Steps of the running median; a spike is so many robust standard deviations from it, and so many times what 1 in 20 exceeds.
 WIDTH, OUTLIER, OFTEN = 5, 20.0, 4.0
 STILL_DAYS, STILL_HOURS = 10, 72  # a run of one value that long, in daily and in shorter steps
@@ -28,6 +30,8 @@ STEADY = ("precipitation", "rainfall", "snowfall", "burned_fraction", "co2", "ca
 EDDY = ("nee", "latent_heat", "sensible_heat")
 FRACTIONS = ("relative_humidity", "albedo", "fapar", "snow_cover", "soil_moisture")
 FULL = 0.97
+WINDOW, FAR = 15, 5.5  # days to both sides of a day that make its season; robust standard deviations from it
+SMALL = 0.01  # of the standard deviation of a series: an uncertainty below is hardly one
 
 
 def suspicions(ds: xr.Dataset) -> list[str]:
@@ -41,6 +45,13 @@ def _length(ds: xr.Dataset) -> pd.Timedelta:
 
 def _when(ds: xr.Dataset, index: int) -> str:
     return f"{ds.indexes['time'][int(index)]:{'%Y-%m-%d %H:%M' if is_subdaily(ds) else '%Y-%m-%d'}}"
+
+
+def _listed(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """A sentence with a line for each row below it, their cells aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([title, *lines])
 
 
 def _unit(ds: xr.Dataset, name: str) -> str:
@@ -63,15 +74,17 @@ def _above_the_atmosphere(ds: xr.Dataset) -> Iterator[str]:
     if is_subdaily(ds):
         if not np.isfinite(float(ds["longitude"])):
             return
-        # Two hours on both sides: a clock that is off is another finding.
-        limit = highest_of_step(starts, _length(ds), latitude, ahead_of_clock(ds), pd.Timedelta("2h") / _length(ds))
+        # A clock that is off is another finding: what is said here has to stand whatever the clock.
+        lag = _lag(ds, "shortwave")[1].abs().max()
+        margin = float(np.nan_to_num(lag)) * (pd.Timedelta("1h") / _length(ds))
+        limit = highest_of_step(starts, _length(ds), latitude, ahead_of_clock(ds), margin)
     else:
         limit = radiation_of_day(starts, latitude)
     excess = values - limit - SPARE["PT" if is_subdaily(ds) else "P"] * MJ_A_DAY
     above = excess > 0
     if above.any():
-        worst = int(np.nanargmax(excess))
-        yield (f"shortwave: {above.sum()} values above what arrives at the top of the atmosphere, the worst on {_when(ds, worst)}: "
+        worst, many = int(np.nanargmax(excess)), "s" * bool(above.sum() > 1)
+        yield (f"shortwave: {above.sum()} value{many} above what arrives at the top of the atmosphere, the worst on {_when(ds, worst)}: "
                f"{values[worst] / MJ_A_DAY:.0f} W m-2 against {limit[worst] / MJ_A_DAY:.0f}. Spikes, or another unit, place or clock.")
 
 
@@ -80,11 +93,9 @@ def _clock(ds: xr.Dataset) -> Iterator[str]:
     latitude, longitude = float(ds["latitude"]), float(ds["longitude"])
     if name is None or not is_subdaily(ds) or not np.isfinite(latitude) or _length(ds) > pd.Timedelta("3h"):
         return
-    months = clock_lag(ds.indexes["time"], ds[name].values, _length(ds), latitude, ahead_of_clock(ds))
+    lag, months = _lag(ds, name)
     if months.empty:
         return
-    turn = np.exp(1j * np.pi * months.to_numpy() / 12)
-    lag = float(np.angle(turn.mean()) * 12 / np.pi)
     if abs(lag) > (LATE if np.isfinite(longitude) else CLEAR):
         meaning = _reading(ds, lag)
         if meaning or abs(lag) > CLEAR:
@@ -97,6 +108,17 @@ def _clock(ds: xr.Dataset) -> Iterator[str]:
         if 0.7 < abs(jump) < 1.3:
             yield (f"{name}: the sun is {abs(jump):.2f} hours {'later' if jump > 0 else 'earlier'} from April to October. It looks like "
                    "daylight saving time.")
+
+
+def _lag(ds: xr.Dataset, name: str) -> tuple[float, pd.Series]:
+    """Hours by which measured light is later than the sun (0 where the clock is right or nothing is known), and that by month."""
+    latitude = float(ds["latitude"])
+    if _length(ds) > pd.Timedelta("3h"):
+        return 0.0, pd.Series(dtype=float)
+    months = clock_lag(ds.indexes["time"], ds[name].values, _length(ds), latitude, ahead_of_clock(ds))
+    if months.empty:
+        return 0.0, months
+    return float(np.angle(np.exp(1j * np.pi * months.to_numpy() / 12).mean()) * 12 / np.pi), months
 
 
 def _reading(ds: xr.Dataset, lag: float) -> str:
@@ -138,7 +160,7 @@ def _still(ds: xr.Dataset) -> Iterator[str]:
         return
     day = _length(ds) / pd.Timedelta("1D")
     least = round(STILL_HOURS / 24 / day) if is_subdaily(ds) else STILL_DAYS
-    found: dict[tuple[int, int], list[tuple[str, int, float]]] = {}
+    rows = []
     for name in series_of(ds):
         if name in STEADY or name.endswith("_mole_fraction") or (name == "albedo" and is_subdaily(ds)):
             continue
@@ -148,15 +170,16 @@ def _still(ds: xr.Dataset) -> Iterator[str]:
         # Zero is where many quantities rest: radiation in the polar night, a melting surface.
         long = (lengths >= least) & np.isfinite(values[begins]) & (values[begins] != 0)
         if long.any():
-            worst = np.flatnonzero(long)[np.argmax(lengths[long])]
-            found.setdefault((int(begins[worst]), int(lengths[worst])), []).append((name, int(long.sum()), values[begins[worst]]))
-    for (begin, length), runs in found.items():
-        values = ", ".join(f"{name} {value:.6g}{_unit(ds, name)} ({count} such run{'s' * (count > 1)})" for name, count, value in runs)
-        yield (f"The same value for {least * day:g} days or more, longest from {_when(ds, begin)} for {length * day:.4g} days: {values}."
-               " A sensor that was stuck, a limit, or a gap that was filled with a constant.")
+            worst, count = np.flatnonzero(long)[np.argmax(lengths[long])], int(long.sum())
+            rows.append((name, f"{count} such run{'s' * (count > 1)}, the longest from {_when(ds, begins[worst])} for "
+                               f"{lengths[worst] * day:.4g} days: {values[begins[worst]]:.6g}{_unit(ds, name)}"))
+    if rows:
+        yield _listed(f"The same value for {least * day:g} days or more: a sensor that was stuck, a limit, or a gap that was filled with a "
+                      "constant.", rows)
 
 
 def _spikes(ds: xr.Dataset) -> Iterator[str]:
+    rows = []
     for name in series_of(ds):
         values = ds[name].values
         if (name in STEADY and name != "co2") or np.isfinite(values).sum() < 10 * WIDTH:
@@ -171,8 +194,57 @@ def _spikes(ds: xr.Dataset) -> Iterator[str]:
         spike = residual > limit
         if spike.any():
             worst, count = int(np.nanargmax(residual)), int(spike.sum())
-            yield (f"{name}: {count} spike{'s' * (count > 1)} of more than {limit:.3g}{_unit(ds, name)} from the median of the "
-                   f"{WIDTH} values around, the worst on {_when(ds, worst)}: {values[worst]:.4g} against {middle[worst]:.4g}.")
+            rows.append((name, f"{count} by more than {limit:.3g}{_unit(ds, name)}, the worst on {_when(ds, worst)}: {values[worst]:.4g} "
+                               f"against {middle[worst]:.4g}"))
+    if rows:
+        yield _listed(f"Spikes, single values far from the median of the {WIDTH} around them:", rows)
+
+
+def _outliers(ds: xr.Dataset) -> Iterator[str]:
+    """Days of a flux that are far from what its season has; slower than spikes, which stand beside their neighbours."""
+    if step_of(ds) != "P1D":
+        return
+    rows, day = [], ds.indexes["time"].day_of_year.to_numpy()
+    for name in (each for each in FLUXES if each in ds and each not in STEADY):
+        values, known = ds[name].values, np.isfinite(ds[name].values)
+        if known.sum() < 10 * FEW:
+            continue
+        middle, spread = np.full(367, np.nan), np.full(367, np.nan)
+        for one in range(1, 367):
+            around = values[known & (np.abs((day - one + 183) % 366 - 183) <= WINDOW)]
+            if around.size >= FEW:
+                middle[one] = np.median(around)
+                spread[one] = 1.4826 * np.median(np.abs(around - middle[one]))
+        # In a season at rest the spread is small, and a little of anything would be far.
+        spread = np.maximum(spread, 0.5 * np.nanmedian(spread)) if np.isfinite(spread).any() else spread
+        away = np.abs(values - middle[day]) / np.where(spread > 0, spread, np.nan)[day]
+        far = away > FAR
+        if far.any():
+            worst = int(np.nanargmax(away))
+            rows.append((name, f"{far.sum()} of {known.sum()}, the farthest on {_when(ds, worst)}: {values[worst]:.4g}{_unit(ds, name)}, "
+                               f"where the season has {middle[day[worst]]:.3g} +- {spread[day[worst]]:.2g}"))
+    if rows:
+        yield _listed(f"Days more than {FAR:g} robust standard deviations from the median of their season. They may be right (pulses after "
+                      "rain in dry places), or faults that would weigh in J.", rows)
+
+
+def equal_extremes(ds: xr.Dataset) -> str:
+    """A sentence if no step has a daily course of temperature, so that a model sees the mean twice; else ""."""
+    if not {"temperature_min", "temperature_max"} <= set(ds):
+        return ""
+    low, high = ds["temperature_min"].values, ds["temperature_max"].values
+    both = np.isfinite(low) & np.isfinite(high)
+    if not both.any() or (low[both] != high[both]).any():
+        return ""
+    each = {"P1D": "day", "P1M": "month"}.get(step_of(ds), "step")
+    return (f"temperature_min equals temperature_max on every {each} ({both.sum()}): both are the mean, and a model that uses the range of "
+            "the day, or frost, misses it.")
+
+
+def _range_of_the_day(ds: xr.Dataset) -> Iterator[str]:
+    sentence = equal_extremes(ds)
+    if sentence:
+        yield sentence
 
 
 def _odd(ds: xr.Dataset) -> Iterator[str]:
@@ -250,26 +322,35 @@ def _filled_like_measured(ds: xr.Dataset) -> Iterator[str]:
 
 
 def _small_errors(ds: xr.Dataset) -> Iterator[str]:
+    rows = []
     for name in FLUXES:
         if name not in ds or f"{name}_uncertainty" not in ds:
             continue
         errors, values = ds[f"{name}_uncertainty"].values, ds[name].values
-        known = np.isfinite(errors) & np.isfinite(values)
+        known = np.isfinite(errors) & np.isfinite(values) & (errors > 0)
         if known.sum() < FEW:
             continue
         middle, spread = float(np.median(errors[known])), float(np.std(values[known]))
-        if middle < 0.02 * spread:
-            least = int(np.flatnonzero(known)[np.argmin(errors[known])])
+        least = int(np.flatnonzero(known)[np.argmin(errors[known])])
+        tiny = int((errors[known] < SMALL * spread).sum())
+        if middle < 2 * SMALL * spread:
             yield (f"{name}_uncertainty: its median, {middle:.2g}, is {100 * middle / spread:.2g} % of the standard deviation of {name} "
                    f"({known.sum()} values; the smallest, {errors[least]:.2g}, on {_when(ds, least)}). A calibration would believe every "
                    "value: give a model error, or inflate it.")
+        elif tiny:
+            weight = float(f"{(middle / errors[least])**2:.2g}")
+            rows.append((name, f"{tiny} of {known.sum()}, the smallest on {_when(ds, least)}: {errors[least]:.2g}{_unit(ds, name)}, with "
+                               f"the weight of {weight:,.0f} median ones ({middle:.2g})"))
+    if rows:
+        yield _listed(f"Uncertainties below {100 * SMALL:g} % of the standard deviation of their series: such steps dominate J unless a "
+                      "model error is added to them.", rows)
 
 
 def _unseen(ds: xr.Dataset) -> Iterator[str]:
-    table, time = coverage(ds), ds.indexes["time"]
-    year = time[-1] - time[0] > pd.Timedelta("330D")
+    table = coverage(ds)
+    year = span_days(ds) > 330
     for name in table.index:
-        row, seasons = table.loc[name], table.loc[name, list(SEASONS)].dropna()
+        row, seasons = table.loc[name], table.loc[name, [season for season in SEASONS if season in table]].dropna()
         if {"day", "night"} <= set(table.columns) and row["night"] < 0.05 < 0.2 < row["day"]:
             yield (f"{name}: observed on {100 * row['day']:.0f} % of the steps by day and {100 * row['night']:.1f} % by night. "
                    "What is not seen at night biases a mean.")
@@ -301,5 +382,5 @@ def _calendar(ds: xr.Dataset) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[xr.Dataset], Iterator[str]], ...] = (
-    _above_the_atmosphere, _clock, _calendar, _odd, _percent, _sign, _spikes, _still, _albedo_at_night, _filled_like_measured, _unseen,
-    _small_errors, _closure)
+    implausible, _above_the_atmosphere, _clock, _calendar, _odd, _percent, _range_of_the_day, _sign, _spikes, _outliers, _still,
+    _albedo_at_night, _filled_like_measured, _unseen, _small_errors, _closure)

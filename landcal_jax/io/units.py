@@ -23,6 +23,8 @@ from landcal_jax.errors import complain
 CARBON_MOLAR_MASS = 12.011  # g mol-1
 WATER_DENSITY = 1000.0  # kg m-3
 VAPORISATION = 2.45e6  # J kg-1
+# Photons per joule of shortwave, with which ingestr makes `ppfd` of shortwave (its kfFEC): Meek et al. (1984), Agronomy Journal 76, 939.
+PHOTONS_PER_JOULE = 2.04e-6  # mol J-1
 EVAPORATION = ("latent_heat", "latent_heat_uncertainty", "evapotranspiration", "evapotranspiration_uncertainty")
 
 # Spellings that occur in the files and mean something else, or nothing, to pint.
@@ -34,6 +36,7 @@ SPELLINGS = {
 CARBON = (re.compile(r"(?<=mol)[ _]?(?:CO2|C)\b"), re.compile(r"\b([kmuµTP]?g)[ _\[]C\]?\b"))
 LONGEST = 100  # letters of a unit
 POWER = re.compile(r"\*\*|\^")
+LONG = re.compile(r"[A-Za-zµ°\])]\s*[-+]?\s*\d{3}|(?:\*\*|\^)\s*\(?\s*[-+]?\s*\d{3}|\d{16}")  # m-999: no exponent of a unit
 EXPONENT = re.compile(r"(?:\*\*|\^)\s*\(?\s*[+-]?\d{1,2}(?:\.0*)?(?![\d.])\s*\)?(?!\s*(?:\*\*|\^))")
 
 
@@ -77,7 +80,8 @@ def _spelled(unit: str) -> str:
     text = CARBON[1].sub(r"\1C", text)
     if re.search(r"[^\w\s*/^().%°·+-]|^\.|\.$|\.\s|\s\.", text):  # pint's tokenizer would drop it in silence
         raise ValueError(f"a character in {unit!r} that is no part of a unit")
-    if len(text) > LONGEST or len(POWER.findall(text)) != len(EXPONENT.findall(text)) or len(re.findall(r"\)\s*(?:\*\*|\^)", text)) > 1:
+    powers = len(POWER.findall(text)) != len(EXPONENT.findall(text)) or len(re.findall(r"\)\s*(?:\*\*|\^)", text)) > 1
+    if len(text) > LONGEST or LONG.search(text) or powers:
         raise ValueError(f"an exponent in {unit!r} that is no small number")  # 9**9**9**9 would be computed, for ever
     return re.sub(r"\s*/\s*", "/", text)
 

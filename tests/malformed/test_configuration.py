@@ -78,7 +78,7 @@ CASES = [
     Case("a latitude in words", "inspect a.nc --latitude north", nothing, "`landcal inspect --help`", "Invalid value for '--latitude'",
          "--help"),
     Case("no file to inspect", "inspect", nothing, "`landcal inspect --help`", "Missing argument", "landcal inspect --help"),
-    Case("a file without its option", f"calibrate --flux {CALLMIP} other.nc", nothing, "`landcal calibrate --help`", "(other.nc)",
+    Case("a file without its option", f"calibrate --flux {CALLMIP} other.nc", nothing, "--forcing FILE with --flux FILE", "--flux",
          "--help"),
     Case("no such site", "calibrate --site FI-Hyt", nothing, "a site of the catalogue", "'FI-Hyt'", "did you mean FI-Hyy?"),
     Case("forcing alone", "calibrate --forcing a.nc", nothing, "--forcing FILE with --flux FILE", "--forcing alone",

@@ -34,10 +34,10 @@ HOURS = "\n".join(LINES[:50] + ["200506020030,200506020130,-4.0,0,100.0,1,10.5,0
 CASES = [
     # FLUXNET
     fluxnet("stamp twice", LINES[6] + "\n", LINES[5] + "\n" + LINES[6] + "\n", f"increasing time stamps in {FLUXNET_NAME}, none twice",
-            "2005-06-01 02:00:00 twice (row 6)", "daylight saving time must not be used"),
+            "2005-06-01 02:00:00 twice (value 6 of time)", "daylight saving time must not be used"),
     fluxnet("repeated hour", LINES[7] + "\n" + LINES[8] + "\n", LINES[5] + "\n" + LINES[6] + "\n",
             f"increasing time stamps in {FLUXNET_NAME}",
-            "2005-06-01 02:00:00 after 2005-06-01 02:30:00 (row 7)", "daylight saving time"),
+            "2005-06-01 02:00:00 after 2005-06-01 02:30:00 (value 7 of time)", "daylight saving time"),
     fluxnet("start and end apart", DST, "200506010200,200506010300",
             f"after TIMESTAMP_START by 0 days 00:30:00 on each row of {FLUXNET_NAME}",
             "by 0 days 01:00:00 in line 6", "daylight saving time"),
@@ -125,7 +125,7 @@ CASES = [
     case("trendy", "trendy.txt", TRENDY, "276.62", "27b.62", "lines like Annee_1700=277.57 in trendy.txt", "'Annee_1701=27b.62' on line 2",
          "download"),
     case("trendy year twice", "trendy.txt", TRENDY, "Annee_1701", "Annee_1700", "increasing time stamps in trendy.txt",
-         "1700-01-01 00:00:00 twice (row 2)", "remove the repeated"),
+         "1700-01-01 00:00:00 twice (value 2 of time)", "remove the repeated"),
     case("reddyproc unit", "Example_DETha98.txt", REDDYPROC, "umolm-2s-1", "umols", "nee (NEE) of Example_DETha98.txt", "'umols'",
          "correct"),
     case("reddyproc day 400", "Example_DETha98.txt", REDDYPROC, "1998\t1\t1.0", "1998\t400\t1.0",
@@ -154,5 +154,5 @@ def test_a_gzip_bomb_is_not_unpacked(monkeypatch):
     monkeypatch.setenv("LANDCAL_LARGEST_FILE_GB", "0.001")
     header, _, rows = TABLE.partition("2005-06-01")
     Path("table.csv.gz").write_bytes(gzip.compress(header.encode() + ("2005-06-01" + rows + "\n" * 30_000_000).encode(), 1))
-    check(Case("bomb", "inspect table.csv.gz", lambda: None, "a CSV table of at most 0.001 GB",
-               "more than that in table.csv.gz once it is unpacked", "LANDCAL_LARGEST_FILE_GB"))
+    check(Case("bomb", "inspect table.csv.gz", lambda: None, "a CSV table, at most 1 MB once it is unpacked",
+               "table.csv.gz, more than that from 0.131 MB", "LANDCAL_LARGEST_FILE_GB"))

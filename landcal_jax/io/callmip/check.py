@@ -3,6 +3,7 @@
 Part of `callmip_validator`.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,16 @@ class Fault(NamedTuple):
     def __str__(self) -> str:
         return f"{self.severity.capitalize()} in {self.where}\n" + "\n".join(f"  {line}" for line in self.sentence.splitlines())
 
+    @property
+    def short(self) -> str:
+        """The finding in one line: where, what is there, what was expected, what to do."""
+        expected, got, advice = (line.partition(":")[2].strip() for line in self.sentence.splitlines()[:3])
+        return f"{self.where}: {got}. Expected {expected}. Try: {advice}."
+
 
 @dataclass(frozen=True)
 class Validation:
-    """All findings about one file; iterates over them, faults first. Printing it shows them."""
+    """All findings about one file; iterates over them, faults first. Printing it shows faults in full, then a line for each remark."""
 
     path: Path
     findings: tuple[Fault, ...]
@@ -60,7 +67,11 @@ class Validation:
         verdict = "keeps the rules of CalLMIP Phase 1b" if self.passed else "is against the rules of CalLMIP Phase 1b"
         counts = ", ".join(f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
                            for found, word in ((self.faults, "fault"), (self.remarks, "remark")))
-        return "\n".join([f"{self.path.name} {verdict}: {counts}", *map(str, self)])
+        lines = [f"{self.path.name} {verdict}: {counts}", *map(str, self.faults)]
+        lines += ["Remarks"] * bool(self.remarks)
+        lines += [textwrap.fill(found.short, 118, initial_indent="  - ", subsequent_indent="    ", break_long_words=False,
+                                break_on_hyphens=False) for found in self.remarks]
+        return "\n".join(lines)
 
 
 class Found(NamedTuple):

@@ -237,6 +237,7 @@ def _units(check: Check, name: str, found: Found) -> None:
 
 
 def _required(check: Check) -> None:
+    absent = []
     for name, about in VARIABLES.items():
         if name in check.variables:
             continue
@@ -244,8 +245,10 @@ def _required(check: Check) -> None:
             check.fault(f"variable {name}", f"{name} in {about.units[0]}, which {scenario_in_words(check.scenario)} calibrates",
                         "no such variable", f"write it ({about.long_name})")
         elif not about.optional:
-            check.remark(f"variable {name}", f"{name} in {about.units[0]} ({about.long_name})", "no such variable",
-                         "write it if the model has it")
+            absent.append(name)
+    if absent:
+        check.remark(f"variable{'s' * (len(absent) > 1)} {', '.join(absent)}", "every variable of Table 3 that the model has",
+                     "not in the file", "write what the model has")
 
 
 def _places(check: Check) -> None:

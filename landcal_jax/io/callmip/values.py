@@ -8,6 +8,8 @@ import numpy as np
 from landcal_jax.io.callmip.check import UNDECLARED, Check, shown
 from landcal_jax.io.callmip.output import SCENARIOS, UNCERTAINTY, VARIABLES, scenario_in_words
 
+SMALL = 1e-3  # of the standard deviation of a flux: no posterior of a land model knows it so well
+
 
 def check_series(check: Check) -> None:
     """Missing values, their declaration, and numbers that cannot be what their name and units say."""
@@ -55,8 +57,12 @@ def _plausible(check: Check, name: str, values: np.ndarray) -> None:
         farthest = values[np.argmax(np.abs(values - (about.low + about.high) / 2))]
         limit = about.high if farthest > about.high else about.low
         factor = f", {farthest / limit:.2g} times the largest that can be" if limit and farthest / limit > 2 else ""
-        check.fault(where, f"daily {name} between {about.low:g} and {about.high:g} {units}",
-                    f"{outside.sum()} values outside, such as {farthest:g}{factor}", f"convert to {units}: is it in another unit?")
+        # A factor of some hundred is another unit; what is a little too much is more often a run that left what land can be.
+        advice = f"convert to {units}: is it in another unit?"
+        if factor == "" or farthest / limit < 5:
+            advice = f"look at the run (parameters at the edge of their ranges?), or convert to {units} if it is in another unit"
+        check.fault(where, f"daily {name} between {about.low:g} and {about.high:g} {units}, what land can have",
+                    f"{outside.sum()} of {values.size} values outside, the farthest {farthest:g}{factor}", advice)
     elif np.max(np.abs(values)) < about.tiny:
         check.remark(where, f"{name} in {units} that exceeds {about.tiny:g} on some day", f"{np.max(np.abs(values)):g} at most",
                      f"convert to {units}, if it is in another unit")
@@ -97,8 +103,18 @@ def _uncertainty(check: Check, name: str, spread: np.ndarray, parent: np.ndarray
         check.fault(where, f"an uncertainty wherever {name.removesuffix(UNCERTAINTY)} has a value",
                     f"{lost.sum()} missing, the first in row {int(np.argmax(lost))}", "compute it for every day")
     given = spread[np.isfinite(spread) & (np.abs(spread) < UNDECLARED)]
+    known = parent[np.isfinite(parent) & (np.abs(parent) < UNDECLARED)]
+    varies = float(np.std(known)) if known.size else 0.0
     if given.size and not given.any():
-        check.remark(where, "an uncertainty above zero", "zero on every day", "write the posterior spread")
-    elif given.size and given.max() > width:
+        check.fault(where, "an uncertainty above zero", "zero on every day", "write the posterior spread")
+        return
+    if given.size and (given >= 0).all() and np.median(given) < SMALL * varies:
+        check.fault(where, f"an uncertainty that is not negligible: above {SMALL:g} of the standard deviation of "
+                    f"{name.removesuffix(UNCERTAINTY)} ({varies:.3g} {about.units[0]})", f"{np.median(given):.3g} in the median",
+                    f"write the posterior standard deviation in {about.units[0]}")
+    elif given.size > 2 and np.ptp(given) == 0:
+        check.remark(where, "an uncertainty that follows the flux from day to day", f"{given[0]:g} on every day",
+                     "write the spread of the ensemble of each day")
+    if given.size and given.max() > width:
         check.fault(where, f"a standard deviation below {width:g} {about.units[0]}, the whole range of the flux", f"{given.max():g}",
                     f"convert to {about.units[0]}")

@@ -25,6 +25,7 @@ from landcal_jax.errors import complain
 from landcal_jax.io.parameter_lists.entries import Entry, Odd, check_name, number_of, numbers_of
 from landcal_jax.io.parameter_lists.sheets import Sheet
 
+LOCATION = re.compile(r"\s*[PNH]?(\s*[,/ ]\s*[PNH])*\s*", re.IGNORECASE)
 PERCENT = re.compile(r"(\d+(?:\.\d*)?)\s*(?:percent|%)", re.IGNORECASE)
 # Natural PFTs of CLM5 in the order of its parameter file, by the abbreviations of its technical note.
 PFTS = ("not vegetated", "NET temperate", "NET boreal", "NDT boreal", "BET tropical", "BET temperate", "BDT tropical",
@@ -42,11 +43,14 @@ def read_clm(
     rows = [row for row in sheet.body if not _is_heading(sheet, row, columns)]
     skipped = [row for row in sheet.body if row not in set(rows)]
     if skipped:
-        odd.add(f"{len(skipped)} rows without a parameter (headings, explanations, rows without a name) are kept and passed over")
+        many = "s" * (len(skipped) > 1)
+        odd.add(f"{len(skipped)} row{many} without a parameter (headings, explanations, rows without a name), kept and passed over")
     labels = _labels(sheet, rows, columns, pft, by_pft)
     entries = []
     for row in rows:
         entry = _entry(sheet, row, columns, by_pft)
+        if columns["location"] is not None and not LOCATION.fullmatch(entry.place):
+            odd.add("A location that is none of P (parameter file), N (namelist), H (hard-coded)", f"{entry.who}: {entry.place[:20]!r}")
         if entry.name in defaults:
             given = np.asarray(defaults[entry.name], float)
             if given.ndim > 1:

@@ -42,7 +42,7 @@ def read_ecland(
         if entry is not None:
             entries.append(entry)
     if headings:
-        odd.add(f"{headings} rows without a parameter (headings, remarks) are kept and passed over")
+        odd.add(f"{headings} row{'s' * (headings > 1)} without a parameter (headings, remarks), kept and passed over")
     return entries, _dims(entries, pft)
 
 

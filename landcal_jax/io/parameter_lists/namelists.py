@@ -168,23 +168,30 @@ def _dims(entry: Entry, group: str, start: Any, pft: Sequence[str] | None, coord
 # ---------------------------------------------------------------------- writing
 
 
-def patch_namelist(template: str | Path, values: Mapping[str, Any], out: str | Path) -> None:
+def patch_namelist(template: str | Path, values: Mapping[str, Any], out: str | Path, *, overwrite: bool = False) -> None:
     """Write the namelist file `template` to `out` with other values; all other characters stay as they are.
 
     `values` maps "name", "group.name" or, for one element counted as in Fortran, "group.name(3)" to a number, an array
     of all elements, True, False or a text; theta of a table that was read from the file will do. NaN keeps the value.
     "group.name" that is not there yet is added to its group. `out` appears only when it is complete.
 
-    Raises ValueError for a name or element that is not there, a wrong number of values, or when `out` is `template`.
+    Raises ValueError for a name or element that is not there, a wrong number of values, or when `out` is `template`;
+    FileExistsError if `out` is there and `overwrite` is False.
     """
     template, out = Path(template), Path(out)
     if out.exists() and template.exists() and out.resolve() == template.resolve():
         raise ValueError(complain("another file than the template to write to", str(out), "another name or folder for out"))
-    put_in_place(out, patched(text_of(template), values, str(template)).encode("latin-1"))
+    put_in_place(out, patched(text_of(template), values, str(template)).encode("latin-1"), overwrite=overwrite)
 
 
-def put_in_place(out: Path, content: bytes) -> None:
-    """Write a file under a temporary name and move it: nothing half written ever has its name."""
+def put_in_place(out: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Write a file under a temporary name and move it: nothing half written ever has its name.
+
+    Raises FileExistsError if it is there and `overwrite` is False.
+    """
+    if not overwrite and (out.exists() or out.is_symlink()):
+        raise FileExistsError(complain(f"no file {out} yet, since nothing is replaced unasked", "one that is there",
+                                       "another name, or overwrite=True"))
     if not out.parent.is_dir():
         raise FileNotFoundError(complain(f"a folder for {out.name}", f"no folder {out.parent}", "make the folder first"))
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")

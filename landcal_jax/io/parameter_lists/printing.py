@@ -1,11 +1,13 @@
 """A list of parameters for people: what `landcal parameters FILE` prints."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from landcal_jax.io.parameter_lists.entries import Entry, Resolved, is_head
+from landcal_jax.io.parameter_lists.entries import NARROW, Entry, Resolved, is_head
 
+PLACE = 60  # characters of a place: the name of a namelist is shown whole
 LONGEST = 400  # characters of one sentence; `table.odd` has it whole
 
 
@@ -26,9 +28,11 @@ def in_words(
     for entry in entries:
         if is_head(entry) and entry.name in resolved.members:
             continue
-        place = "" if shared is None else " ".join(entry.place.split())[:30]
+        place = "" if shared is None else _place(entry.place)
+        narrow = entry.status.startswith("fixed") and _narrow(entry)
         own = (shared if entry.status.startswith(("free", "moves")) else "") if shared is not None else entry.place
-        rows.append((entry.name, ", ".join(entry.dims), _span(entry.default), _bounds(entry), own, entry.units[:24], place, entry.status))
+        bounds, own = ("", "") if narrow else (_bounds(entry), own)
+        rows.append((entry.name, ", ".join(entry.dims), _span(entry.default), bounds, own, entry.units[:24], place, entry.status))
     for group, members in resolved.members.items():
         spec = next(spec for spec in resolved.specs if spec.name == group)
         rows.append((group, "", f"{spec.default:.4g}", "0 to 1", shared or "", "1", "", f"group of {len(members)}"))
@@ -39,6 +43,12 @@ def in_words(
     return "\n".join(lines)
 
 
+def _place(text: str) -> str:
+    """A place on one line; a long remark ends in three dots, between words where it has some."""
+    text = " ".join(text.split())
+    return text if len(text) <= PLACE else textwrap.shorten(text, PLACE, placeholder=" ...") if " " in text else f"{text[:PLACE]}..."
+
+
 def _span(values: np.ndarray) -> str:
     known = values[np.isfinite(values)]
     if not known.size:
@@ -47,8 +57,14 @@ def _span(values: np.ndarray) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _narrow(entry: Entry) -> bool:
+    """Whether the range of a fixed parameter is the one that stands for none, a hair to both sides of its value."""
+    width, size = entry.high - entry.low, np.maximum(np.abs(entry.high), np.abs(entry.low))
+    return bool(np.isfinite(width).all() and (width <= 4 * NARROW * np.maximum(size, size.max() if size.max() > 2 * NARROW else 1.0)).all())
+
+
 def _bounds(entry: Entry) -> str:
-    if np.isnan(entry.low).all() and np.isnan(entry.high).all():
+    if not np.isfinite(entry.low).any() and not np.isfinite(entry.high).any():
         return ""
     if not entry.low.ndim and not entry.high.ndim:
         return f"{entry.low:.6g} to {entry.high:.6g}"

@@ -193,9 +193,13 @@ def _frame_of(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def _landcal_table(sheet: Sheet, name: str, only: Sequence[str] | None, odd: Odd) -> ParameterTable:
-    """A table of landcal itself: the space is read by `parameter_tables`, row numbers by the sheet."""
+    """A table of landcal itself: the space is read by `parameter_tables`, row numbers by the sheet.
+
+    The numbers are those of the table with all their digits, whatever the precision that JAX computes in.
+    """
     from landcal_jax import parameter_tables
     from landcal_jax.parameters import ParameterSpace
+    from landcal_jax.transforms import table_values
 
     body = pd.DataFrame([sheet.rows[row] for row in sheet.body], columns=sheet.rows[sheet.header], dtype=object)
     pieces = parameter_tables.from_dataframe(body, name, [row + 1 for row in sheet.body])
@@ -203,19 +207,22 @@ def _landcal_table(sheet: Sheet, name: str, only: Sequence[str] | None, odd: Odd
     if only is not None:
         space = space.only(*([only] if isinstance(only, str) else only))
     entries, specs = [], []
-    for part, parameter in space.parameters.items():
-        elements = space.layout.elements(part)
-        fixed = ~np.asarray(space.layout.free[elements]).reshape(parameter.default.shape)
-        value = np.asarray(space.constant)[elements].reshape(parameter.default.shape)
-        low, high = (np.broadcast_to(side, parameter.default.shape) for side in (parameter.low, parameter.high))
-        status = "fixed" if fixed.all() else f"free, {fixed.sum()} of {fixed.size} elements fixed" if fixed.any() else "free"
+    for part, parameter in pieces[0].items():
+        elements, shape = space.layout.elements(part), space.parameters[part].default.shape
+        fixed = ~np.asarray(space.layout.free[elements]).reshape(shape)
+        labels = np.array(space.layout.labels[elements], object).reshape(shape)
+        default, numbers = np.broadcast_to(parameter.default, shape), table_values(parameter.transform)
+        low, high = (np.broadcast_to(np.asarray(numbers.get(side, getattr(parameter, side)), float), shape) for side in ("low", "high"))
+        stated = {label: number for label, number in pieces[2].items() if number is not None}
+        value = np.array([stated.get(str(label), number) for label, number in zip(labels.flat, default.flat, strict=True)]).reshape(shape)
+        at = f" at {value.item():.6g}" if value.size == 1 and value.item() != default.item() else ""
+        status = f"fixed{at}" if fixed.all() else f"free, {fixed.sum()} of {fixed.size} elements fixed" if fixed.any() else "free"
         cells = _landcal_cells(sheet, part, parameter.dims, space.coords)
         blank = all(column is None or not sheet.rows[row][column] for row, column in cells)
-        default = np.full(low.shape, np.nan) if blank else parameter.default
-        entries.append(Entry(part, f"row {cells[0][0] + 1} of {name}", low, high, default,
+        entries.append(Entry(part, f"row {cells[0][0] + 1} of {name}", low, high, np.full(shape, np.nan) if blank else default,
                              dims=parameter.dims, units=parameter.units, description=parameter.description,
                              place=parameter_tables.in_words(parameter.transform), cells=cells, status=status))
-        specs.append(Spec(part, low, high, parameter.default, fixed, value, parameter.dims, parameter.units, parameter.description))
+        specs.append(Spec(part, low, high, default, fixed, value, parameter.dims, parameter.units, parameter.description))
     return ParameterTable(name, "landcal", sheet.frame, tuple(entries), {}, dict(space.coords), odd.sentences, "of the table", 0.0,
                           Resolved(tuple(specs), {}), sheet, space)
 

@@ -28,29 +28,36 @@ def write_parameters(
     *,
     theta: Mapping[str, Any] | None = None,
     format: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a list of parameters in the format it was read from, or a space or list as a table of landcal.
 
     Cells that do not change are written verbatim. With theta the defaults become those of theta; one that the space has
     only moved off its bound stays as it is. A factor on an unknown default is written in words.
     `format`: None for the format of the list, or "landcal". A sheet is CSV or, with the suffix .xlsx, a workbook.
-    The file appears only when it is complete. Raises ValueError for a suffix that does not fit the format.
+    The file appears only when it is complete. Raises ValueError for a suffix that does not fit the format, FileExistsError if
+    the file is there and `overwrite` is False.
     """
     path = Path(path)
+    put_in_place(path, _content(table, path, theta, format), overwrite=overwrite)
+
+
+def _content(table: "ParameterTable | ParameterSpace", path: Path, theta: Mapping[str, Any] | None, format: str | None) -> bytes:
+    """What `write_parameters` writes."""
     if format not in (None, "landcal", getattr(table, "format", None)):
         raise ValueError(complain("the format of the list, or 'landcal'", repr(format), "leave format out"))
     if not isinstance(table, ParameterTable):
-        return put_in_place(path, _landcal_content(table, theta, path))
+        return _landcal_content(table, theta, path)
     if format == "landcal" and table.format != "landcal":
-        return put_in_place(path, _landcal_content(table.space, None if theta is None else table._complete(theta), path))
+        return _landcal_content(table.space, None if theta is None else table._complete(theta), path)
     moved = [] if theta is None else _moved(table, table._complete(theta))
     if table.format in SHEETS:
         _check_suffix(path, (".csv", ".txt", ".xlsx"), table.format)
-        return put_in_place(path, table._origin.written(_changes(table, moved), path.suffix.lower()))
+        return table._origin.written(_changes(table, moved), path.suffix.lower())
     if table.format == "namelist":
         text = table._origin
         values = {entry.cells: np.where(changed, new, np.nan) for entry, new, changed in moved if changed.any()}
-        return put_in_place(path, (patched(text, values, table.source) if values else text).encode("latin-1"))
+        return (patched(text, values, table.source) if values else text).encode("latin-1")
     _check_suffix(path, (".py", ".txt", ".json", ""), table.format)
     values = {entry.cells: _plain(new) for entry, new, changed in moved if changed.any()}
     if isinstance(table._origin, str):
@@ -58,7 +65,7 @@ def write_parameters(
     else:
         given = dict_with(table._origin, {place.keys: value for place, value in values.items()})
         text = f"opt_params = {pprint.pformat(given, sort_dicts=False)}\n"
-    put_in_place(path, text.encode())
+    return text.encode()
 
 
 def _check_suffix(path: Path, suffixes: Sequence[str], format: str) -> None:
@@ -72,6 +79,9 @@ def _landcal_content(space: "ParameterSpace", theta: Mapping[str, Any] | None, p
     frame = space.to_dataframe()
     if theta is not None:
         frame.loc[np.asarray(space.layout.free), "default"] = np.asarray(space.flatten(theta), float)
+    if space.default.dtype == np.float32:  # the digits of the number that was meant, not those of its nearest neighbour in base 2
+        numbers = list(frame.select_dtypes("number"))
+        frame[numbers] = frame[numbers].map(lambda number: float(str(np.float32(number))))
     if path.suffix.lower() == ".csv":
         from landcal_jax import parameter_tables
 

@@ -54,6 +54,7 @@ def read_noaa(path: str | Path) -> xr.Dataset:
                                   "download the file again"))
     rows = split_rows(path, lines, first + 1, len(names), "a text file of NOAA GML")
     stamps = rows.stamps(rows.text(names.index("datetime")), "%Y-%m-%dT%H:%M:%SZ", "1974-01-01T00:00:00Z")
+    _check_columns(stamps, rows, names, path)
     name, units = _species(header.get("dataset_parameter", ""), path)
     units = header.get("value:units", units)
     columns, said = _noaa_columns(rows, names, name, units)
@@ -64,6 +65,18 @@ def read_noaa(path: str | Path) -> xr.Dataset:
                      title=header.get("dataset_description", f"{name} at {site}"), source=f"NOAA GML, {path.name}",
                      references=header.get("dataset_citation", LAN), license=CC0 if "CC0" in " ".join(header.values()) else "not stated",
                      history=said)
+
+
+def _check_columns(stamps: pd.DatetimeIndex, rows: Rows, names: list[str], path: Path) -> None:
+    """Raise ValueError where datetime and the columns year, month, day, hour name different times."""
+    for what in ("year", "month", "day", "hour"):
+        if what in names:
+            found = rows.numbers(names.index(what), what)
+            wrong = found != getattr(stamps, what)
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise ValueError(complain(f"datetime and {what} of one time on each row of {path.name}",
+                                          f"{stamps[row]} and {what} {found[row]:g} on line {rows.lines[row]}", "download the file again"))
 
 
 def _noaa_header(lines: list[str], path: Path) -> dict[str, str]:

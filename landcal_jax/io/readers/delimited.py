@@ -122,12 +122,14 @@ class Sheet:
 def compact_stamps(column: pd.Series, path: Path, digits: int) -> pd.DatetimeIndex:
     """Stamps written as digits only, YYYYMMDDHHMM (12), YYYYMMDD (8) or YYYYMM (6), of a column indexed by line.
 
-    Raises ValueError naming the line of the first that is none.
+    The hour 2400 is 0000 of the next day. Raises ValueError naming the line of the first that is none.
     """
     form = {12: "%Y%m%d%H%M", 8: "%Y%m%d", 6: "%Y%m"}[digits]
     shown = {12: "YYYYMMDDHHMM", 8: "YYYYMMDD", 6: "YYYYMM"}[digits]
     good = column.str.fullmatch(rf"\d{{{digits}}}")
-    stamps = pd.to_datetime(column.where(good), format=form, errors="coerce")
+    midnight = good & column.str.fullmatch(r"\d{8}2400")
+    stamps = pd.to_datetime(column.where(~midnight, column.str[:8] + "0000").where(good), format=form, errors="coerce")
+    stamps += pd.to_timedelta(midnight.astype(int), unit="D")
     wrong = stamps.isna() | ~stamps.dt.year.between(*YEARS)
     if wrong.any():
         line = wrong.idxmax()

@@ -26,6 +26,7 @@ FLUXES = {"gpp": ("GPP", "gC m-2 d-1"), "nee": ("NBE", "gC m-2 d-1"), "reco": ("
           "evapotranspiration": ("ET", "mm d-1"), "lai": ("LAI", "m2 m-2"), "biomass": ("ABGB", "gC m-2"),
           "soil_carbon": ("SOM", "gC m-2")}
 ALWAYS = ("gpp", "nee", "evapotranspiration", "lai")
+VAPORISATION_HEAT = 2.4417e6  # J kg-1, with which their evapotranspiration was made: CalLMIP's latent heat divided by it, at five sites
 GAP_FILLED = "included, not marked"
 EPOCH = pd.Timestamp("2001-01-01")  # of the column `time`, in all 16 files of the authors
 
@@ -79,6 +80,7 @@ def _without_marks(ds: xr.Dataset, raw: xr.Dataset, columns: dict) -> xr.Dataset
     for name, column in columns.items():
         if "units" not in raw[column.name].attrs:
             ds[name].attrs["units_in_file"] = "not stated"
+    ds["evapotranspiration"].attrs["vaporisation_heat"] = VAPORISATION_HEAT
     lines = []
     for name in filled:
         if f"{name}_uncertainty" in ds:
@@ -89,7 +91,8 @@ def _without_marks(ds: xr.Dataset, raw: xr.Dataset, columns: dict) -> xr.Dataset
     lines += [f"Gap-filled days are included and not marked in {', '.join(filled)}.",
               "Fluxes of this format carry no units attribute; the units that its authors state were taken.",
               "nee is NBE of the file: at a tower without fire the two are the same.",
-              "evapotranspiration was made from latent heat with 2.4417 MJ kg-1 (found against CalLMIP at five sites)."]
+              f"evapotranspiration was made from latent heat with {VAPORISATION_HEAT / 1e6:g} MJ kg-1 (found against CalLMIP at "
+              "five sites), its attribute vaporisation_heat."]
     used = {column.name for column in columns.values()} | {"time", "DOY", "LAT", "nodays"}
     left = [str(name) for name in raw.variables if name not in used]
     return said(ds, *lines, *([f"Left out, without a name in the normal form or without a value: {', '.join(left)}."] if left else []))

@@ -16,6 +16,7 @@ from landcal_jax.errors import complain
 from landcal_jax.io.files import existing
 from landcal_jax.io.normal import Column, normalise, said
 from landcal_jax.io.recognition import Format, Head
+from landcal_jax.io.units import PHOTONS_PER_JOULE
 
 FLUXDATAKIT = ("Hufkens, K. and Stocker, B.: FluxDataKit, drivers of the P-model, state of 28 February 2022. "
                "https://github.com/geco-bern/FluxDataKit; later releases https://doi.org/10.5281/zenodo.12092555")
@@ -23,10 +24,6 @@ FLUXDATAKIT_LICENCE = "none stated for the data (repository AGPL-3.0); derived f
 WFDEI = ("Weedon, G. P. et al. (2014): The WFDEI meteorological forcing data set: WATCH Forcing Data methodology "
          "applied to ERA-Interim reanalysis data. Water Resources Research 50, 7505-7514. "
          "https://doi.org/10.1002/2014WR015638")
-
-# Photons per joule of shortwave, the constant with which ingestr made `ppfd` from shortwave radiation (its kfFEC):
-# Meek, D. W. et al. (1984), Agronomy Journal 76, 939-945. Undoing their conversion needs their constant.
-PHOTONS_PER_JOULE = 2.04e-6  # mol J-1
 
 NEEDED = ("date", "tmin", "tmax", "ppfd", "vpd", "rain", "snow", "co2")
 OTHERS = {"temperature": ("temp", "degC"), "pressure": ("patm", "Pa"), "specific_humidity": ("qair", "kg kg-1"),
@@ -64,6 +61,7 @@ def read_fluxdatakit(path: str | Path) -> xr.Dataset:
     ds = normalise(columns, days, path=path, site=site, step="P1D", latitude=_first(info, "lat", path), longitude=_first(info, "lon", path),
                    title=f"Daily meteorological drivers at {site}, from a reanalysis", source=f"FluxDataKit, {path.name}",
                    references="\n".join((FLUXDATAKIT, WFDEI)), license=FLUXDATAKIT_LICENCE, history=history)
+    ds["shortwave"].attrs["units_in_file"] = "mol m-2 s-1"
     ds = said(ds, "The drivers are not tower data: they are the grid cell of a reanalysis (WFDEI, 0.5 degrees) with its monthly means "
               "corrected towards WorldClim; co2 is a global annual mean.",
               f"shortwave was derived from the photon flux density by {PHOTONS_PER_JOULE * 1e6:g} umol J-1.")

@@ -7,7 +7,8 @@ Names, units and flags are those of the documentation of the products:
   (TA_F and its like: 2 is reanalysis); at DD and MM the fraction measured or filled well.
 - AmeriFlux BASE, https://ameriflux.lbl.gov/data/aboutdata/data-variables/ : names with positions _H_V_R, V = 1 the highest
   (of soil the shallowest); `_PI` made by the tower's team, `_F` gap-filled by it; FC the turbulent flux, SC the storage change.
-- Time is local standard time; TIMESTAMP_START and TIMESTAMP_END bound each step; missing is -9999.
+- Time is local standard time; TIMESTAMP_START and TIMESTAMP_END bound each step; missing is -9999. Files of towers carry other
+  marks as well (-6999, -99.99): one that stands twice, far from all other values, is masked and counted (`fills`).
 """
 
 import re
@@ -20,6 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
+from landcal_jax.io.fills import without_marks
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.quantities import quantity
 from landcal_jax.io.readers.delimited import Sheet, compact_stamps
@@ -90,6 +92,7 @@ def read_fluxnet(path: str | Path, *, columns: Mapping[str, str | None] | None =
     _known(wanted, sheet)
     frame = sheet.read([name for name in wanted if name not in names], texts=names)
     time, label, step = _time(frame, names, sheet)
+    dates = frame[names[0]].str.len().max() < 12  # YYYYMMDD or YYYYMM: no hour
     reading = _Reading(frame, step, base, sheet)
     reading.skip = {name for name in columns if name.endswith("_uncertainty")}
     for name, many in chosen.items():
@@ -97,14 +100,15 @@ def read_fluxnet(path: str | Path, *, columns: Mapping[str, str | None] | None =
             reading.take(name, many, explicit=name in columns)
     for name, column in columns.items():
         if column and name.endswith("_uncertainty"):
-            reading.columns[name] = Column(frame[column].to_numpy(), _unit(name.removesuffix("_uncertainty"), step), column)
+            values = without_marks(frame[column], column, reading.said)
+            reading.columns[name] = Column(values, _unit(name.removesuffix("_uncertainty"), step), column)
             reading.said.append(f"{name} is {column}, as the user has chosen.")
     if not reading.columns:
         raise ValueError(complain(f"values in {path.name}, such as NEE_VUT_REF, LE_F_MDS or TA_F", "no such column, or only -9999",
                                   "check which product the file is; AUXMETEO and AUXNEE hold no series"))
     reading.say_flags()
     about = _about(path, sheet, base)
-    ds = normalise(reading.columns, time, path=path, site=site, label=label, step=step, title=f"Tower observations at {site}",
+    ds = normalise(reading.columns, time, path=path, site=site, label=label, step=step, dates=dates, title=f"Tower observations at {site}",
                    history=[*sheet.history, *reading.said], **about)
     for name, attrs in reading.attrs.items():
         ds[name].attrs.update(attrs)
@@ -162,6 +166,10 @@ def _time(frame: pd.DataFrame, names: list[str], sheet: Sheet) -> tuple[pd.Datet
     path, cells = sheet.path, frame[names[0]]
     digits = len(cells.iloc[0]) if cells.iloc[0].isdigit() or names[0] == "TIMESTAMP" else 12
     resolution = {12: "", 8: "DD", 6: "MM"}.get(digits, "")
+    if digits == 8 and len(names) == 2:
+        raise ValueError(complain(f"half-hours, hours, days or months (HH, HR, DD or MM) in {path.name}",
+                                  "steps bounded by dates, such as the weeks of WW, which begin anew on each 1 January",
+                                  "read the DD file of this site, in the same archive: means over weeks can be made of its days"))
     if digits not in (12, 8, 6) or (digits != 12 and len(names) == 2) or (digits == 12 and names[0] == "TIMESTAMP"):
         raise ValueError(complain(
             f"TIMESTAMP_START or _END as YYYYMMDDHHMM, or TIMESTAMP as YYYYMMDD or YYYYMM, in {path.name}",
@@ -247,7 +255,7 @@ class _Reading:
         if not have:
             self.said.append(f"{name}: {', '.join(empty)} holds no values; the quantity is left out.")
             return
-        column, values = have[0], self.frame[have[0]].to_numpy(dtype=float)
+        column, values = have[0], without_marks(self.frame[have[0]], have[0], self.said)
         why = "as the user has chosen" if explicit else "first by preference"
         others = [*have[1:], *self._variants(name, column, have)]
         self.said.append(f"{name} is {column} ({why})" + (f"; not taken: {', '.join(others)}" if others else "")
@@ -255,11 +263,6 @@ class _Reading:
         if re.match(r"FC(_|$)", column):
             values, column = self._with_storage(column, values)
         units = _unit(name, self.step)
-        if units == "mm per step":
-            per_day = 48 if self.step == "PT30M" else 24
-            values, shown, units = np.where(values == MISSING, MISSING, values * per_day), units, "mm d-1"
-            self.attrs[name] = {"units_in_file": shown}
-            self.said.append(f"{column} is a sum over the step in mm; times {per_day} it is mm d-1.")
         values = self._possible(name, column, values, units)
         self.columns[name] = Column(values, units, column)
         self._flags(name, column)
@@ -274,7 +277,7 @@ class _Reading:
         """NEE from the turbulent flux and the change of storage below the sensor, where both are there."""
         self.said.append("nee of a tower's file is not filtered for calm nights (low friction velocity) and not gap-filled.")
         storage = [name for name in self.frame if name == "SC" + column[2:]] or [n for n in self.frame if re.match(r"SC(_|$)", n)]
-        change = self.frame[storage[0]].to_numpy(dtype=float) if storage else np.full(len(values), MISSING)
+        change = without_marks(self.frame[storage[0]], storage[0], self.said) if storage else np.full(len(values), MISSING)
         there = np.isfinite(change) & (change != MISSING)
         if not there.any():
             self.said.append(f"The file has no change of storage (SC): nee is {column} alone, too small in calm nights.")
@@ -286,7 +289,10 @@ class _Reading:
 
     def _possible(self, name: str, column: str, values: np.ndarray, units: str) -> np.ndarray:
         """`values` with the few that cannot be masked, and humidity a little above saturation set to it; both counted."""
-        inside = convert(np.where((values == MISSING) | (np.abs(values) > 1e19), np.nan, values), units, quantity(name).units, name)
+        inside = np.where((values == MISSING) | (np.abs(values) > 1e19), np.nan, values)
+        if units == RAIN.split(" | ")[0]:
+            inside, units = inside * (48 if self.step == "PT30M" else 24), "mm d-1"
+        inside = convert(inside, units, quantity(name).units, name)
         low, high = quantity(name).limits(not self.below_a_day)
         if name == "vpd" and ((inside < 0) & (inside > -1)).any():
             damp = (inside < 0) & (inside > -1)
@@ -337,7 +343,7 @@ class _Reading:
         valid = [n for n in many if (self.frame[n].notna() & (self.frame[n] != MISSING)).any()]
         if name not in ("nee", "latent_heat", "sensible_heat") or not valid or f"{name}_uncertainty" in self.skip:
             return
-        self.columns[f"{name}_uncertainty"] = Column(self.frame[valid[0]].to_numpy(), units, valid[0])
+        self.columns[f"{name}_uncertainty"] = Column(without_marks(self.frame[valid[0]], valid[0], self.said), units, valid[0])
         what = "random error only" if valid[0].endswith("RANDUNC") else "random error and the choice of the friction velocity threshold"
         self.said.append(f"{name}_uncertainty is {valid[0]}, {what}" + (f"; not taken: {', '.join(valid[1:])}." if valid[1:] else "."))
 

@@ -78,6 +78,13 @@ def stamps(raw: xr.Dataset, path: Path) -> pd.DatetimeIndex:
     return decoded.as_unit("ns").round("s")
 
 
+def decoded_clock(raw: xr.Dataset, otherwise: str) -> str:
+    """The clock of decoded stamps: UTC where the units of time end with hours from it (decoding takes them off), else `otherwise`."""
+    units = str(raw["time"].attrs.get("units", "")) if "time" in raw.variables else ""
+    offset = re.search(r"(?:\d:\d{1,2}(?:\.\d*)?|\d{4}-\d{1,2}-\d{1,2} ) ?[+-]([\d:]+)$", units.strip())
+    return "UTC" if offset and offset[1].strip("0:") else otherwise
+
+
 def check_reference(units: str, expected: str) -> None:
     """Raise ValueError for units of time whose date is not written in full: what decodes it would guess at a damaged one."""
     if not REFERENCE.fullmatch(units.strip()):

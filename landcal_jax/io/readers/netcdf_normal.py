@@ -15,7 +15,7 @@ from landcal_jax.errors import complain
 from landcal_jax.io.files import open_netcdf
 from landcal_jax.io.normal import STEP, Column, normalise, said
 from landcal_jax.io.quantities import COMPANIONS, QUANTITIES, quantity
-from landcal_jax.io.readers.netcdf import number, series, site_code, stamps
+from landcal_jax.io.readers.netcdf import decoded_clock, number, series, site_code, stamps
 from landcal_jax.io.recognition import Format, Head
 
 PROVENANCE = ("title", "source", "references", "license")
@@ -44,7 +44,8 @@ def read_netcdf_normal(path: str | Path) -> xr.Dataset:
     site = site_code(raw, path)
     ds = normalise(
         columns, time, path=path, site=site or path.stem, latitude=_position(raw, "latitude"), longitude=_position(raw, "longitude"),
-        label=label, step=step if STEP.fullmatch(step) else None, time_zone=str(attrs.get("time_zone", "local standard time")))
+        label=label, step=step if STEP.fullmatch(step) else None,
+        time_zone=decoded_clock(raw, str(attrs.get("time_zone", "local standard time"))))
     ours = "sha256" in raw.attrs and "history" in raw.attrs and bool(STEP.fullmatch(step))
     new = _news(ds, ours, names, site, path)
     left = [str(name) for name in raw.data_vars if name not in names.values() and raw[name].ndim]

@@ -1,7 +1,8 @@
 """Reader of half-hourly tower data in the ALMA names of PLUMBER2 (made by FluxnetLSM): its Met and its Flux files.
 
 What these files are, from the code that wrote them (aukkola/FluxnetLSM, R/Handlers_NetCDF.R, and the post-processing of PLUMBER2):
-- stamps are the start of each step in local standard time; the attribute `time_zone` of `time` only names the zone of the place;
+- stamps are the start of each step in local standard time; the attribute `time_zone` of `time` only names the zone of the place
+  (Europe/Helsinki). Where it says UTC or hours from it, as other ALMA files do, the stamps are taken as it says;
 - flags `x_qc`: 0 measured, 1 to 3 good to poor filling by FLUXNET, 4 ERA-Interim, 5 statistical filling, 101 post-processed.
   Their own percentage of gap-filling counts every flag above 0, and so does this reader;
 - dimensions (time, y, x), in old files also z; fill value -9999; latitude and longitude along y and x;
@@ -9,16 +10,18 @@ What these files are, from the code that wrote them (aukkola/FluxnetLSM, R/Handl
   standard_name of NEE says downward in newer files; the sign is checked with the data.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from landcal_jax.errors import complain
+from landcal_jax.io.clocks import LOCAL, clock
 from landcal_jax.io.files import open_netcdf
 from landcal_jax.io.normal import FILL, Column, normalise, said
 from landcal_jax.io.readers.callmip_flux import FLUXNET2015, PLUMBER2, sign_of_nee
-from landcal_jax.io.readers.netcdf import code_or_complaint, number, series, stamps
+from landcal_jax.io.readers.netcdf import code_or_complaint, decoded_clock, number, series, stamps
 from landcal_jax.io.recognition import Format, Head
 
 MET = {"temperature": ("Tair",), "specific_humidity": ("Qair",), "relative_humidity": ("RH",), "vpd": ("VPD",), "wind_speed": ("Wind",),
@@ -60,14 +63,31 @@ def read_plumber2(path: str | Path, corrected: bool = False) -> xr.Dataset:
                                   f"only {', '.join(sorted(map(str, raw.variables)))[:300]}",
                                   "check that the file is a Met or Flux file of PLUMBER2"))
     attrs = raw["time"].attrs if "time" in raw.variables else {}
-    info = str(attrs.get("info", "")).lower()
+    label, zone = _labelled(str(attrs.get("info", "")), notes), decoded_clock(raw, _zone(attrs))
     ds = normalise(
         columns, stamps(raw, path), path=path, site=site, latitude=_place(raw, "latitude"), longitude=_place(raw, "longitude"),
-        label="end" if "end" in info else "start", time_zone="local standard time",
+        label=label, time_zone=zone,
         title=f"{'Meteorology' if 'temperature' in columns else 'Fluxes'} at {site} ({raw.attrs.get('site_name', site)})",
         source=f"PLUMBER2, {path.name}", references="\n".join((FLUXNET2015, PLUMBER2)), license=LICENCE)
     ds = said(ds, *notes, *_signs(ds, raw, path), *_left_out(raw, columns))
     return ds.assign_attrs(_about(raw, attrs))
+
+
+def _labelled(info: str, notes: list[str]) -> str:
+    """What the stamps label, by the words of the attribute `info`: "calendar" has no "end" in it."""
+    ends = re.search(r"\b(?:end|ends|ending)\b", info, re.IGNORECASE)
+    if ends and re.search(r"\b(?:start|starts|starting|begin|begins|beginning)\b", info, re.IGNORECASE):
+        notes.append(f"The attribute info of time speaks of start and of end ({info[:80]!r}); the stamps were taken as the start.")
+        return "start"
+    return "end" if ends else "middle" if re.search(r"\b(?:middle|midpoint|centre|center)\b", info, re.IGNORECASE) else "start"
+
+
+def _zone(attrs: dict) -> str:
+    """The clock of the stamps: that of the attribute `time_zone` where it is UTC or hours from it, and not the name of a place."""
+    try:
+        return clock(str(attrs["time_zone"]), "time")
+    except (KeyError, ValueError):
+        return LOCAL
 
 
 def _add(columns: dict[str, Column], raw: xr.Dataset, name: str, theirs: str, path: Path, notes: list[str], error: str = "",

@@ -24,7 +24,6 @@ from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.readers import smet
 from landcal_jax.io.readers.rows import is_number, split_rows
 from landcal_jax.io.recognition import Format, Head
-from landcal_jax.io.sun import MJ_A_DAY, radiation_at
 
 # Stations whose files do not say where they are: latitude, longitude in degrees (Morin et al. 2012, doi:10.5194/essd-4-13-2012;
 # Staehli and Gustafsson 2006, doi:10.1002/hyp.6158; Essery et al. 2016, doi:10.5194/gi-5-219-2016; Fausto et al. 2021,
@@ -83,7 +82,7 @@ def read_fsm_met(path: str | Path) -> xr.Dataset:
     site, latitude, longitude = _station(path)
     said = [*rows.said, "Hours were taken as UTC and as the end of each step, as the sun over Col de Porte, Alptal and Sodankyla shows.",
             *([f"The hour 24 ({(hours == 24).sum()} times) is 00:00 of the next day."] if (hours == 24).any() else []),
-            *_humid(columns["relative_humidity"].values), *_bright(columns["shortwave"].values, stamps, -0.5, latitude, longitude)]
+            *_humid(columns["relative_humidity"].values)]
     return normalise(columns, stamps, path=path, site=site, latitude=latitude, longitude=longitude, label="end", time_zone="UTC",
                      fills=MISSING, title=f"Driving data of FSM at {site}", source=f"FSM, {path.name}",
                      references="\n".join([FSM_REFERENCE, *[MORIN] * (site == "CdP")]), license=_licence(site), history=said)
@@ -134,7 +133,7 @@ def read_promice(path: str | Path) -> xr.Dataset:
     dark, held = raw["swd"] <= 0, np.append(False, np.diff(raw["albedo"]) == 0)
     columns["albedo_filled"] = Column(dark.astype(float), "1")
     said += [f"albedo: {held.sum()} hours repeat the hour before (held); albedo_filled is 1 in the {dark.sum()} hours without light. "
-             "Weight albedo by shortwave.", *_bright(raw["swd"], stamps, 0.5, latitude, longitude),
+             "Weight albedo by shortwave.",
              *_precipitation_said(raw), *_pressure_said(raw["psfc"]),
              f"Columns without a name in the normal form were not taken: {', '.join(sorted({'wdir', 'cfrac'} & set(raw)))}."]
     ds = normalise(columns, stamps, path=path, site=site, latitude=latitude, longitude=longitude, label="start", time_zone="UTC",
@@ -285,22 +284,6 @@ def _licence(site: str) -> str:
 def _humid(percent) -> list[str]:
     over = np.asarray(percent, dtype=float) > 100
     return [f"relative_humidity: {over.sum()} values are above 100 %, up to {np.max(percent):g}; they were kept."] * bool(over.any())
-
-
-def _bright(light, stamps: pd.DatetimeIndex, middle: float, latitude: float | None, longitude: float | None) -> list[str]:
-    """A sentence about values of light [W m-2] above what reaches the top of the atmosphere in that hour, by more than 50 W m-2.
-
-    `middle`: hours from the stamp (UTC) to the middle of the step.
-    """
-    if latitude is None or longitude is None:
-        return []
-    within = [stamps + pd.Timedelta(hours=middle + shift) for shift in (-0.4, -0.2, 0, 0.2, 0.4)]
-    limit = np.mean([radiation_at(moment, latitude, longitude / 15.0) for moment in within], axis=0) / MJ_A_DAY
-    over = np.asarray(light) > limit + 50.0
-    if not over.any():
-        return []
-    return [f"shortwave: {over.sum()} values exceed the radiation at the top of the atmosphere by more than 50 W m-2, up to "
-            f"{np.max(np.asarray(light)[over]):.0f} W m-2; they were kept."]
 
 
 def _dated(head: Head, widths: tuple[int, ...]) -> bool:

@@ -11,7 +11,8 @@
 
 Columns are named as in `landcal_jax.io.quantities`, with `x_uncertainty` and `x_filled`, or as in FLUXNET; time is `time`, `date`,
 `datetime`, `TIMESTAMP`, `TIMESTAMP_START` or `TIMESTAMP_END`. The lines with # are optional; further ones are label (start,
-middle, end), step (ISO 8601), missing (a value besides -9999), title, source, references, license. Other columns are left out and named.
+middle, end), step (ISO 8601), missing (values besides -9999: `# missing: -999, -99.99`), title, source, references, license.
+Other columns are left out and named. A date without an hour names its own day, also as an end.
 """
 
 import re
@@ -37,7 +38,7 @@ FLUXNET = {column: name for name, (columns, _) in (CHOICES | METHANE).items() fo
     "NEE_VUT_REF_RANDUNC": "nee_uncertainty", "NEE_CUT_REF_RANDUNC": "nee_uncertainty", "LE_RANDUNC": "latent_heat_uncertainty",
     "H_RANDUNC": "sensible_heat_uncertainty"}
 FRACTIONS = ("albedo", "relative_humidity", "soil_moisture", "fapar")  # below 1 % never in a whole record
-PER_STEP = {"mm per step": "mm", "mm/step": "mm", "mm step-1": "mm"}
+CLUSTERS = 3.0  # times: fractions and percent in one column leave a gap as wide between them
 DATE = re.compile(r"\"?\d{4}")
 
 
@@ -58,10 +59,10 @@ def read_table(path: str | Path, site: str | None = None) -> xr.Dataset:
     units = dict(zip(sheet.names, _units_row(sheet, stamp, named), strict=True))
     frame, said = sheet.read(named, texts=[stamp, *(["site"] if "site" in sheet.names else [])]), list[str]()
     frame, site = _one_site(frame, site, about, sheet, said)
-    time, label = _time(frame, stamp, about, path, said)
+    time, label, dates = _time(frame, stamp, about, path, said)
     chosen = _chosen(named, said)
-    fills = (-9999.0, *([_number(about, "missing", path)] if "missing" in about else []))
-    columns = {name: _column(name, theirs, frame, units[theirs], time, fills, path, said) for name, theirs in chosen.items()}
+    fills = (-9999.0, *_missing(about, path))
+    columns = {name: _column(name, theirs, frame, units[theirs], fills, path, said) for name, theirs in chosen.items()}
     rest = [name for name in sheet.names if name and name not in (*named, *TIMES, "site")]
     if rest:
         said.append(f"Columns that are not read: {', '.join(rest)}.")
@@ -69,7 +70,8 @@ def read_table(path: str | Path, site: str | None = None) -> xr.Dataset:
     if len(place) < 2:
         said.append("The file does not say where the site is: give latitude= and longitude= (or --latitude and --longitude).")
     given = {key: about[key] for key in ("step", "time_zone", "title", "source", "references", "license") if key in about}
-    return normalise(columns, time, path=path, site=site, label=label, fills=fills, history=[*sheet.history, *said], **place, **given)
+    return normalise(columns, time, path=path, site=site, label=label, dates=dates, fills=fills, history=[*sheet.history, *said],
+                     **place, **given)
 
 
 # ---------------------------------------------------------------------- what the table says
@@ -120,6 +122,12 @@ def _number(about: dict[str, str], key: str, path: Path) -> float:
         raise ValueError(complain(f"# {key}: a number in {path.name}", repr(about[key]), "write it with a point, such as 61.85")) from error
 
 
+def _missing(about: dict[str, str], path: Path) -> list[float]:
+    """The values that a line `# missing: -999, -99.99` declares."""
+    texts = [text for text in re.split(r"[,;\s]+", about.get("missing", "")) if text]
+    return [_number({"missing": text}, "missing", path) for text in texts]
+
+
 def _units_row(sheet: Sheet, stamp: str, named: dict[str, str]) -> list[str]:
     """The row of units; ValueError that shows the one to add where there is none."""
     first = sheet.cells(sheet.rows[0])
@@ -157,7 +165,8 @@ def _one_site(frame: pd.DataFrame, site: str | None, about: dict[str, str], shee
     return frame[frame["site"] == (site or sites[0])], site or sites[0]
 
 
-def _time(frame: pd.DataFrame, stamp: str, about: dict[str, str], path: Path, said: list[str]) -> tuple[pd.DatetimeIndex, str]:
+def _time(frame: pd.DataFrame, stamp: str, about: dict[str, str], path: Path, said: list[str]) -> tuple[pd.DatetimeIndex, str, bool]:
+    """Stamps, what they label, and whether they are dates without an hour."""
     cells = frame[stamp]
     digits = len(cells.iloc[0])
     if cells.iloc[0].isdigit() and digits in (12, 8, 6):
@@ -170,7 +179,7 @@ def _time(frame: pd.DataFrame, stamp: str, about: dict[str, str], path: Path, sa
         raise ValueError(complain(f"# label: {meant} in {path.name}, as its column {stamp} says", repr(label), "correct one of them"))
     if not meant and "label" not in about:
         said.append("The file does not say what its stamps label; they were taken as the start of each step (else add `# label: end`).")
-    return time, label
+    return time, label, bool((cells.str.len() <= 10).all())
 
 
 def _chosen(named: dict[str, str], said: list[str]) -> dict[str, str]:
@@ -192,22 +201,17 @@ def _chosen(named: dict[str, str], said: list[str]) -> dict[str, str]:
 
 
 def _column(
-    name: str, theirs: str, frame: pd.DataFrame, unit: str, time: pd.DatetimeIndex, fills: tuple[float, ...], path: Path, said: list[str],
+    name: str, theirs: str, frame: pd.DataFrame, unit: str, fills: tuple[float, ...], path: Path, said: list[str],
 ) -> Column:
     values = frame[theirs].to_numpy(dtype=float)
     missing = np.isin(values, fills)
     target = quantity(name).units
-    if unit in PER_STEP or (unit in ("mm", "kg m-2") and target == "mm d-1"):
-        if unit not in PER_STEP:
-            raise ValueError(complain(f"{name} of {path.name} as a rate, such as mm d-1, or as a sum over the step", repr(unit),
-                                      "write 'mm per step' if it is the sum over each step"))
-        per_day = _steps_per_day(time, path)
-        said.append(f"{theirs} is a sum over the step in mm; times {per_day:g} it is mm d-1.")
-        return Column(np.where(missing, values, values * per_day), "mm d-1", theirs)
+    if unit in ("mm", "kg m-2") and target == "mm d-1":
+        raise ValueError(complain(f"{name} of {path.name} as a rate, such as mm d-1, or as a sum over the step", repr(unit),
+                                  "write 'mm per step' if it is the sum over each step"))
     valid = values[~missing & np.isfinite(values)]
-    if name in FRACTIONS and valid.size and _in_percent(unit) and 0 < np.max(valid) <= 1.0:
-        raise ValueError(complain(f"{name} ({theirs}) of {path.name} in {unit}, as the row of units says",
-                                  f"values from {valid.min():g} to {valid.max():g}, which are fractions", "write 1 for its unit"))
+    if name in FRACTIONS and _in_percent(unit):
+        _check_percent(f"{name} ({theirs}) of {path.name} in {unit}, as the row of units says", valid)
     if name in ("snow_depth", "canopy_height") and unit == "cm" and valid.size and 0 < np.max(valid) <= 3.0:
         said.append(f"{name} ({theirs}) reaches only {np.max(valid):g} cm: check whether it is in m.")
     if unit == "1" and target not in ("1", "m3 m-3", "kg kg-1"):
@@ -223,13 +227,18 @@ def _in_percent(unit: str) -> bool:
         return False
 
 
-def _steps_per_day(time: pd.DatetimeIndex, path: Path) -> float:
-    steps = pd.Series(np.diff(time.values))
-    usual = pd.Timedelta(steps.mode().iloc[0]) if len(steps) else pd.Timedelta(0)
-    if not pd.Timedelta(0) < usual <= pd.Timedelta("1D"):
-        raise ValueError(complain(f"steps of a day or less in {path.name}, over which a sum can become a rate",
-                                  f"{len(time)} rows, mostly {usual} apart", "give the rate in mm d-1"))
-    return pd.Timedelta("1D") / usual
+def _check_percent(expected: str, valid: np.ndarray) -> None:
+    """Raise ValueError where most values of a column of percent are fractions, or a part of them, apart from the rest."""
+    low, high = valid[(valid > 0) & (valid <= 1.0)], valid[valid > 1.0]
+    if low.size > high.size:
+        few = f" but for {high.size} up to {high.max():g}" if high.size else ""
+        raise ValueError(complain(expected, f"values from {valid.min():g} to {low.max():g}, which are fractions{few}",
+                                  "write 1 for its unit" + (", and correct or remove the others" if few else "")))
+    # A few per cent are possible where they pass into more; apart from the rest, they are another unit.
+    if low.size > 1 and np.percentile(high, 1) > CLUSTERS * np.percentile(low, 99):
+        rest = f"{high.size} from {high.min():g} to {high.max():g}"
+        got = f"{low.size} values from {low.min():g} to {low.max():g}, as fractions are, and {rest}"
+        raise ValueError(complain(expected, got, "bring all of them into one unit"))
 
 
 FORMATS = (Format("plain table with a row of units (CSV)", lambda head: _separator(head) is not None, read_table,

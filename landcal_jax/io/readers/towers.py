@@ -12,6 +12,7 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.files import sha256
+from landcal_jax.io.fills import without_marks
 from landcal_jax.io.normal import Column, normalise
 from landcal_jax.io.quantities import quantity
 from landcal_jax.io.readers.delimited import Sheet, iso_stamps, light_centroid, ordinal_stamps
@@ -80,17 +81,13 @@ def _site_of(name: str) -> str:
     return f"{found.group(1)}-{found.group(2)}" if found else "unknown"
 
 
-def _columns(frame: pd.DataFrame, table: dict[str, tuple[str, str]], per_day: int, said: list[str]) -> dict[str, Column]:
-    """Columns of a frame by a table of names and units; sums over a step become rates."""
+def _columns(frame: pd.DataFrame, table: dict[str, tuple[str, str]], said: list[str]) -> dict[str, Column]:
+    """Columns of a frame by a table of names and units, without marks of missing values that nobody declares (-6999, -99.99)."""
     columns = {}
     for theirs, (name, units) in table.items():
         if theirs not in frame:
             continue
-        values = frame[theirs].to_numpy(dtype=float)
-        if units == "mm per step":
-            values, units = np.where(values == -9999.0, values, values * per_day), "mm d-1"
-            said.append(f"{theirs} is a sum over the step in mm; times {per_day} it is mm d-1.")
-        columns[name] = Column(values, units, theirs)
+        columns[name] = Column(without_marks(frame[theirs], theirs, said), units, theirs)
     return columns
 
 
@@ -123,7 +120,7 @@ def read_jax_canveg(path: str | Path) -> xr.Dataset:
     table = CANVEG_COLUMNS | {name: ("soil_temperature", "degC") for name in soil[:1]}
     frame = sheet.read([name for name in table if name in sheet.names], texts=["TIMESTAMP_END"])
     time = iso_stamps(frame["TIMESTAMP_END"], path)
-    columns = _columns(frame, table, 48, said)
+    columns = _columns(frame, table, said)
     if "vapour_pressure" in columns and "temperature" in columns:
         columns["vpd"] = Column(_deficit(frame, said), "hPa", "eair and TA_F")
     light = next((frame[name].to_numpy() for name in ("SW_IN_F", "PPFD_IN") if name in frame), None)
@@ -189,7 +186,7 @@ def read_bigleaf(path: str | Path) -> xr.Dataset:
         line = frame.index[other[0]]
         raise ValueError(complain(f"month and doy of the same day in {path.name}", f"month {frame['month'][line]:g} and doy "
                                   f"{frame['doy'][line]:g} of {frame['year'][line]:g} in line {line}", "correct the row"))
-    columns = _columns(frame, table, 48, said)
+    columns = _columns(frame, table, said)
     for theirs, flag in flags.items():
         columns[f"{table[theirs][0]}_filled"] = Column(_flag(frame, flag, path), "1", flag)
     said += ["x_filled is 1 where the flag _qc is above 0.", _not_read(sheet, {*frame, "month"}), PLACE]
@@ -236,7 +233,7 @@ def read_reddyproc(path: str | Path) -> xr.Dataset:
     beyond = int(((frame["DoY"] == 366) & (frame["Year"] % 4 != 0)).sum())
     if beyond:
         said.append(f"{beyond} rows on day 366 of a common year are of 1 January of the next, as the end of the last step.")
-    columns = _columns(frame, table, 48, said)
+    columns = _columns(frame, table, said)
     said += [_not_read(sheet, set(frame)), PLACE, "Nothing in the file is gap-filled."]
     site = _site_of(path.name) if _site_of(path.name) != "unknown" else _reddyproc_site(path.name)
     return normalise(columns, time, path=path, site=site, label="end", source=f"REddyProc, {path.name}", references=REDDYPROC,
@@ -268,7 +265,7 @@ def read_rsofun(path: str | Path) -> xr.Dataset:
     table = RSOFUN_COLUMNS if forcing else {"gpp": ("gpp", "gC m-2 d-1"), "gpp_unc": ("gpp_uncertainty", "gC m-2 d-1")}
     _need(sheet, {"temp", "vpd", "ppfd"} if forcing else {"sitename", "gpp"}, "rsofun")
     frame = sheet.read([name for name in table if name in sheet.names], texts=["date", *([] if forcing else ["sitename"])])
-    columns = _columns(frame, table, 1, said)
+    columns = _columns(frame, table, said)
     if {"rain", "snow"} <= set(frame):
         both = frame[["rain", "snow"]].replace(-9999.0, np.nan).sum(axis=1, skipna=False)
         columns["precipitation"] = Column(both.to_numpy(), "mm s-1", "rain + snow")
@@ -376,7 +373,7 @@ def read_peprmt(path: str | Path, site: str | None = None) -> xr.Dataset:
 
 def _peprmt_columns(frame: pd.DataFrame, table: dict[str, tuple[str, str]], said: list[str]) -> dict[str, Column]:
     """Columns of one site, without those that hold nothing, impossible light masked, uptake turned."""
-    columns = _columns(frame, table, 1, said)
+    columns = _columns(frame, table, said)
     for name in [name for name, column in columns.items() if np.isnan(column.values).all()]:
         said.append(f"{name} ({columns.pop(name).name}) holds no values at this site and is left out.")
     if "gpp" in columns:
