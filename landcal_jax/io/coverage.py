@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from landcal_jax.io.aggregation import is_subdaily, is_utc, offset_hours
+from landcal_jax.io.aggregation import is_subdaily
+from landcal_jax.io.clocks import hours_ahead, is_utc
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.quantities import COMPANIONS
 from landcal_jax.io.sun import MJ_A_DAY, highest_of_step
@@ -33,7 +34,7 @@ def ahead_of_clock(ds: xr.Dataset) -> float:
     if not np.isfinite(longitude):
         return 0.0
     east = (longitude + 180.0) % 360.0 - 180.0
-    return east / 15.0 - (0.0 if is_utc(ds) else offset_hours(east))
+    return east / 15.0 - hours_ahead(ds)
 
 
 def coverage(ds: xr.Dataset) -> pd.DataFrame:

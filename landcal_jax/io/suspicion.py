@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from landcal_jax.io.aggregation import is_subdaily, is_utc, offset_hours
+from landcal_jax.io.aggregation import is_subdaily
+from landcal_jax.io.clocks import hours_ahead, offset_hours
 from landcal_jax.io.coverage import SEASONS, ahead_of_clock, coverage, series_of, span_days
 from landcal_jax.io.model_data import ODD
 from landcal_jax.io.normal import step_of
@@ -99,7 +100,7 @@ def _clock(ds: xr.Dataset) -> Iterator[str]:
     if abs(lag) > (LATE if np.isfinite(longitude) else CLEAR):
         meaning = _reading(ds, lag)
         if meaning or abs(lag) > CLEAR:
-            clock = "of UTC" if is_utc(ds) else "of local standard time"
+            clock = f"of {ds['time'].attrs.get('time_zone', 'local standard time')}"
             yield (f"{name}: the centre of its daily course is {abs(lag):.2f} hours {'after' if lag > 0 else 'before'} solar noon {clock}. "
                    f"{meaning or 'Check the label of the steps and the time zone.'}")
     summer = (months.index >= 4) & (months.index <= 10)
@@ -126,10 +127,14 @@ def _reading(ds: xr.Dataset, lag: float) -> str:
     step, longitude = _length(ds) / pd.Timedelta("1h"), float(ds["longitude"])
     hours = offset_hours(longitude) if np.isfinite(longitude) else 0
     around = (lag + 12.0) % 24.0 - 12.0
-    if is_utc(ds) and hours and abs((around - hours + 12.0) % 24.0 - 12.0) < LATE:
-        return f"It looks like local standard time (UTC{hours:+d}), not UTC."
-    if not is_utc(ds) and abs(hours) > 1 and abs((around + hours + 12.0) % 24.0 - 12.0) < LATE:
-        return f"It looks like UTC, not local standard time (UTC{hours:+d})."
+    # The lag that each other clock would give: the stamps of a clock that is ahead of the one named make the sun late.
+    stated, zone = hours_ahead(ds), str(ds["time"].attrs.get("time_zone", "local standard time"))
+    names = {"UTC": 0.0, f"local standard time (UTC{hours:+d})": float(hours)}
+    said = next((name for name, ahead in names.items() if name.startswith(zone) and ahead == stated), zone)
+    for name, ahead in names.items() if np.isfinite(stated) else ():
+        # One hour is as well explained by a label or by legal time, unless the file says UTC.
+        if abs(ahead - stated) > (0 if zone == "UTC" else 1) and abs((around - (ahead - stated) + 12.0) % 24.0 - 12.0) < LATE:
+            return f"It looks like {name}, not {said}."
     near = 0.3 * step if step < 1 else LATE
     found = []
     if abs(lag - step) < near:
