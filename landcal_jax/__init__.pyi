@@ -7,7 +7,15 @@ from . import output as output
 from . import plot as plot
 from . import report as report
 from . import testing as testing
+from .blackbox import BlackBoxForward as BlackBoxForward
 from .configuration import configure as configure
+from .ensemble import FourDEnVar as FourDEnVar
+from .ensemble import IterativeFourDEnVar as IterativeFourDEnVar
+from .ensemble_kalman import EKI as EKI
+from .ensemble_kalman import ESMDA as ESMDA
+from .ensemble_kalman import ETKI as ETKI
+from .ensemble_kalman import UnscentedKalmanInversion as UnscentedKalmanInversion
+from .executable import Executable as Executable
 from .experiment import Calibration as Calibration
 from .experiment import Experiment as Experiment
 from .experiment import calibrate as calibrate
@@ -22,6 +30,7 @@ from .gradient import GaussNewton as GaussNewton
 from .gradient import LevenbergMarquardt as LevenbergMarquardt
 from .gradient import MultiStart as MultiStart
 from .gradient import Optax as Optax
+from .members import FailedRuns as FailedRuns
 from .model import AbstractModel as AbstractModel
 from .model import Run as Run
 from .model import equilibrium as equilibrium
@@ -33,6 +42,7 @@ from .observations import StreamSpec as StreamSpec
 from .parameters import Parameter as Parameter
 from .parameters import ParameterSpace as ParameterSpace
 from .posterior import Posterior as Posterior
+from .posterior import from_ensemble as from_ensemble
 from .posterior import laplace as laplace
 from .problem import Problem as Problem
 from .sites import Sites as Sites

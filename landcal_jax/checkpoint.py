@@ -59,8 +59,8 @@ def fingerprint(problem: Any, solver: Any, *parts: Any) -> str:
     """SHA256 of what a solve depends on, the same in each process.
 
     That is every bit of the arrays, the structure with its static fields, the program that computes J (a function that was
-    edited, or has captured another constant, is another program), and the versions of landcal_jax and jax. The program of a
-    forward map outside of JAX is not known.
+    edited, or has captured another constant, is another program), and the versions of landcal_jax and jax. An external model
+    is known by its key: see `blackbox`.
     """
     leaves, structure = jax.tree.flatten((problem, solver, parts))
     digest = hashlib.sha256(_without_addresses(str(structure)).encode())
@@ -72,7 +72,7 @@ def fingerprint(problem: Any, solver: Any, *parts: Any) -> str:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:
             digest.update(_without_addresses(repr(leaf)).encode())
-    if problem.forward.differentiable:
+    if problem.forward.traceable:
         program = eqx.filter_jit(lambda problem, z: problem.cost(z)).lower(problem, problem.space.default_z).as_text()
         digest.update(_without_addresses(program).encode())
     for package in ("landcal_jax", "jax", "jaxlib"):

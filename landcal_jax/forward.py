@@ -26,6 +26,15 @@ class AbstractForward(eqx.Module):
     def __call__(self, theta: Theta, operators: Mapping[str, Callable | None]) -> dict[str, Array]:
         """What each stream would have observed, arrays shaped like the values of the streams."""
 
+    def many(self, theta: Theta, operators: Mapping[str, Callable | None]) -> dict[str, Array]:
+        """The map for many members at once: theta (member, *dims) -> {stream: (member, site, n_obs)}."""
+        return jax.vmap(lambda theta: self(theta, operators))(theta)
+
+    @property
+    def traceable(self) -> bool:
+        """Whether JAX compiles the map; ensembles of one that it cannot compile are run by `many`, outside of JAX."""
+        return True
+
     @property
     @abc.abstractmethod
     def description(self) -> str:

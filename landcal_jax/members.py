@@ -7,6 +7,8 @@ happens then is one object, `FailedRuns`, and what happened is counted.
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -74,6 +76,51 @@ def run_members(problem: Problem, Z: Array, failed: FailedRuns | None = None) ->
             f"at most {failed.limit:.0%} of the members to fail", f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}",
             'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
     return Ran(jnp.asarray(Z), predicted, finished, runs, failures)
+
+
+def draw_members(problem: Problem, key: Array | None, size: int, exact: bool = True) -> Array:
+    """`size` members (member, n) drawn from the prior N(0, I) of z.
+
+    With `exact` their mean is that of the prior, and so is their covariance if there are more members than parameters (sampling
+    of second order; Pham 2001, Monthly Weather Review 129, 1194). Raises ValueError without a key or for fewer than two members.
+    """
+    if key is None:
+        raise ValueError(complain("a seed or key for a solver that draws members", "key=None", "solve(..., key=0)"))
+    if size < 2:
+        raise ValueError(complain("at least two members", f"{size}", "ten for each parameter are usual"))
+    Z = np.asarray(problem.space.sample(key, size))
+    if exact:
+        Z = Z - Z.mean(axis=0)
+        if size > Z.shape[1]:
+            root = np.linalg.cholesky(Z.T @ Z / (size - 1))
+            Z = np.linalg.solve(root, Z.T).T
+    return jnp.asarray(Z)
+
+
+def whitened(problem: Problem, predicted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Whitened residuals R^(-1/2) (y - h) of members by stream, each (member, observed values); what is masked is not there.
+
+    R may be of any kind, correlated in time too: each stream whitens itself, with the square root of its weight.
+    """
+    residuals = _residuals(problem.observations, {name: jnp.asarray(values) for name, values in predicted.items()})
+    return {name: np.asarray(residuals[name], float)[:, np.asarray(stream.mask)] for name, stream in problem.observations.items()}
+
+
+def cost_terms(z: Array, residuals: dict[str, np.ndarray], member: int = 0) -> dict[str, Array]:
+    """J by term of one member at z, from the residuals of `whitened`."""
+    terms = {"prior": 0.5 * jnp.sum(jnp.asarray(z) ** 2)}
+    with np.errstate(over="ignore"):
+        return terms | {name: jnp.asarray(0.5 * np.sum(values[member] ** 2)) for name, values in residuals.items()}
+
+
+def no_terms(problem: Problem) -> dict[str, Array]:
+    """J by term where nothing was run: NaN."""
+    return {name: jnp.asarray(jnp.nan) for name in ("prior", *problem.observations.names)}
+
+
+@eqx.filter_jit
+def _residuals(observations, predicted):
+    return jax.vmap(observations.residuals)(predicted)
 
 
 def _finished(problem: Problem, predicted: dict[str, np.ndarray]) -> np.ndarray:

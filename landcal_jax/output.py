@@ -161,10 +161,11 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     observed = sum(int(stream.count) for _, stream in problem.observations.items() if stream.time is not None)
     if observed < problem.space.size:
         found.append(f"{observed} observed values constrain {problem.space.size} parameters: most of the posterior is the prior.")
-    if result.status not in (Status.CONVERGED, Status.NO_DECREASE):
+    if result.status not in (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     found += lonely_minimum(result)
-    gradient = np.asarray(evaluate(problem, result.z)[1])
+    # A model without derivatives cannot say whether its J is stationary; zero is then no finding.
+    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.forward.differentiable else np.zeros(problem.space.size)
     shift = np.asarray(posterior.covariance) @ gradient
     if 0.5 * gradient @ shift > 0.1:
         far = np.max(np.abs(shift) / np.sqrt(np.diag(posterior.covariance)))

@@ -133,6 +133,29 @@ def laplace(
     return Posterior(problem, z + noise @ root.T, z, jnp.asarray(root @ root.T), f"Laplace ({curvature})", gaussian=True)
 
 
+def from_ensemble(problem: Problem, result: Result) -> Posterior:
+    """The posterior ensemble that an ensemble solver ended with: 4DEnVar, ES-MDA, EKI or ETKI at t = 1, unscented.
+
+    The draws are its members, the centre is the analysis, the covariance that of the method or of the members.
+    Raises ValueError where the theory of the method gives no posterior ensemble, or fewer than two members have a z.
+    """
+    details = result.details
+    if "posterior_z" not in details:
+        method = str(details.get("method", "a solver of another kind"))
+        raise ValueError(complain(
+            "a solver that ends with a posterior ensemble", f"{method}, {result.status.sentence}",
+            'FourDEnVar(), IterativeFourDEnVar(), ESMDA(), ETKI() or EKI() with to="posterior"; laplace() at the minimum of any solver'))
+    draws, outside = np.asarray(details["posterior_z"]), int(details.get("posterior_outside", 0))
+    if len(draws) < 2:
+        raise ValueError(complain("two or more posterior members inside the bounds", f"{len(draws)}, {outside} outside",
+                                  'FourDEnVar(space="z"), which cannot leave them'))
+    covariance = (draws - result.z).T @ (draws - result.z) / (len(draws) - 1)
+    if "posterior_covariance" in details and str(details.get("posterior_space", "z")) == "z":
+        covariance = details["posterior_covariance"]
+    left_out = f", {outside} of {len(draws) + outside} members outside the bounds left out" if outside else ""
+    return Posterior(problem, jnp.asarray(draws), result.z, jnp.asarray(covariance), f"ensemble ({details['method']}{left_out})")
+
+
 @eqx.filter_jit
 def _propagate(problem: Problem, z: Array, directions: Array):
     """Predictions at z by stream, and the sum of squares of their derivatives along each row of `directions`."""

@@ -95,8 +95,11 @@ class Problem(eqx.Module):
     def ensemble(self, Z: Array, *, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Modelled observations of many members: Z (member, n) -> {stream: (member, site, n_obs)}.
 
-        Members run in batches of `batch_size`; a member that fails is NaN.
+        Members run in batches of `batch_size`; a member that fails is NaN. Those of an external model are all given to it at once.
         """
+        if not self.forward.traceable:
+            operators = {name: stream.operator for name, stream in self.observations.items()}
+            return self.forward.many(_physical(self.space, jnp.asarray(Z)), operators)
         return _in_batches(_predict_many, self, Z, batch_size)
 
     def with_observations(self, observations: Observations) -> "Problem":
@@ -161,13 +164,28 @@ def _predict_many(problem: Problem, Z: Array) -> dict[str, Array]:
 
 
 @eqx.filter_jit
+def _physical(space: ParameterSpace, Z: Array) -> Theta:
+    return jax.vmap(space.physical)(Z)
+
+
+@eqx.filter_jit
 def _cost_many(problem: Problem, Z: Array) -> Array:
     return jax.vmap(problem.cost)(Z)
 
 
 def costs(problem: Problem, Z: Array, *, batch_size: int = 256) -> np.ndarray:
     """J of many members, Z (member, n) -> (member,); NaN where one fails."""
+    if not problem.forward.traceable:
+        return np.asarray(_costs_of(problem.observations, jnp.asarray(Z), problem.ensemble(Z)))
     return _in_batches(_cost_many, problem, Z, batch_size)
+
+
+@eqx.filter_jit
+def _costs_of(observations: Observations, Z: Array, predicted: dict[str, Array]) -> Array:
+    def cost(z, modelled):
+        return 0.5 * (z @ z + sum(jnp.sum(part**2) for part in observations.residuals(modelled).values()))
+
+    return jax.vmap(cost)(Z, predicted)
 
 
 def _in_batches(function, problem: Problem, Z: Array, batch_size: int):

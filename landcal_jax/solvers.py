@@ -28,6 +28,10 @@ class Status(enum.IntEnum):
     NO_DECREASE = 2
     MAX_STEPS = 3
     LEFT = 4
+    ANALYSIS = 5
+    OUT_OF_SPAN = 6
+    OUT_OF_BOUNDS = 7
+    COLLAPSED = 8
     NOT_FINITE = -1
 
     @property
@@ -38,6 +42,10 @@ class Status(enum.IntEnum):
             Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance",
             Status.NO_DECREASE: "stopped: no step that was tried decreases J, as happens at kinks and at the limit of rounding",
             Status.LEFT: "left: other starts were lower",
+            Status.ANALYSIS: "done: this is the analysis of the method, the minimum of J where the model is linear",
+            Status.OUT_OF_SPAN: "done, but in doubt: the ensemble cannot reach the observations, see details['span']",
+            Status.OUT_OF_BOUNDS: "done, but the analysis, details['analysis'], lies outside the bounds: z is the nearest point inside",
+            Status.COLLAPSED: "converged: the ensemble has drawn together to a point, which says nothing of the posterior",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
         }[self]
@@ -116,13 +124,20 @@ class AbstractEnsembleSolver(eqx.Module):
     def ask(self, problem: Problem, state: Any) -> Array:
         """The members (member, n) to run next."""
 
+    def tries(self, state: Any) -> bool:
+        """Whether the next members are points tried on the way, of which all may fail: no rule for failed runs applies to them."""
+        return False
+
     @abc.abstractmethod
     def tell(self, problem: Problem, state: Any, ran: Ran) -> Any:
         """State after these members have run; those that failed are marked in `ran.finished`."""
 
     @abc.abstractmethod
     def progress(self, state: Any) -> Progress:
-        """What `state` shows: the best point so far (or the analysis), J by term there, status; `counts` are kept outside."""
+        """What `state` shows: the best point so far (or the analysis), J by term there, status; `counts` are kept outside.
+
+        Before anything was run the terms are NaN. The history of a solve begins with the first members that were run.
+        """
 
     def details(self, state: Any) -> dict[str, np.ndarray]:
         """More to keep in `Result.details`, such as the members of the analysis."""
@@ -154,7 +169,8 @@ class Result(NamedTuple):
 
     def __str__(self) -> str:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
-        return f"J = {self.cost:.6g} ({terms}) after {len(self.history['prior']) - 1} iterations; {self.status.sentence}"
+        iterations = max(len(self.history["prior"]) - 1, 0)
+        return f"J = {self.cost:.6g} ({terms}) after {iterations} iterations; {self.status.sentence}"
 
 
 class SolveError(RuntimeError):

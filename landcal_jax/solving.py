@@ -83,7 +83,7 @@ class _Run:
         if saved is None:
             self.done, self.spent = 0, {}
             self.begin(z0, key)
-            self.history = {name: [float(value)] for name, value in self.shown.terms.items()}
+            self.history = {name: self.first(value) for name, value in self.shown.terms.items()}
             self.save()
         else:
             self.done, self.spent, self.start_shape = saved.done, saved.seconds, saved.start_shape
@@ -110,6 +110,10 @@ class _Run:
     def keep(self):
         """The pytree of arrays that a checkpoint holds."""
         return self.state
+
+    def first(self, value: Array) -> list[float]:
+        """What the history of a term begins with: its value at the start."""
+        return [float(value)]
 
     def seconds(self) -> dict[str, float]:
         now = self.clock.seconds()
@@ -177,6 +181,10 @@ class _EnsembleRun(_Run):
         self.state = self.solver.init(self.problem, z0, key)
         self.shown = self.solver.progress(self.state)
 
+    def first(self, value):
+        # Nothing was run yet: the first members give the first J.
+        return []
+
     def restore(self, saved, z0, key):
         fresh = (self.solver.init(self.problem, z0, key), jnp.asarray(0), jnp.asarray(0))
         structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf, fresh)
@@ -189,7 +197,8 @@ class _EnsembleRun(_Run):
 
     def advance(self, most: int) -> None:
         """Ask, run, tell: one iteration."""
-        ran = run_members(self.problem, self.solver.ask(self.problem, self.state), self.failed)
+        failed = FailedRuns(limit=1.0) if self.solver.tries(self.state) else self.failed
+        ran = run_members(self.problem, self.solver.ask(self.problem, self.state), failed)
         self.state = self.solver.tell(self.problem, self.state, ran)
         self.shown = self.solver.progress(self.state)
         self.runs, self.failures = self.runs + ran.runs, self.failures + ran.failures

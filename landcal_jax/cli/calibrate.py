@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from landcal_jax.cli.user_code import load_reader
+from landcal_jax.cli.user_code import call, load_object, load_reader
 from landcal_jax.errors import complain
 
 
@@ -25,6 +25,9 @@ class Solver(enum.StrEnum):
     GAUSS_NEWTON = "gauss-newton"
     LBFGS = "lbfgs"
     ADAM = "adam"
+    ITERATIVE_4DENVAR = "iterative-4denvar"
+    FOURDENVAR = "4denvar"
+    EKI = "eki"
 
 
 class Curvature(enum.StrEnum):
@@ -42,6 +45,9 @@ class Model(enum.StrEnum):
 
 
 def calibrate(
+    target: Annotated[str | None, typer.Argument(
+        help="`FILE.py:problem`: a Problem or an Experiment (or a function that returns one) in a file of yours, which is run; such as "
+        "an external model. Without it: a shipped model.")] = None,
     site: Annotated[str | None, typer.Option(
         help="Catalogue site, such as FR-Pue (`landcal sites` lists them), or the site to take from files that hold several. Without it "
         "and without files: a twin experiment.")] = None,
@@ -53,8 +59,12 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Folder for posterior.nc, parameters.csv and report.html.")] = Path("landcal-out"),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.", min=0)] = 0,
     model: Annotated[Model, typer.Option(help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).")] = Model.DALEC_WATER,
-    solver: Annotated[Solver, typer.Option(help="How J is minimised.")] = Solver.LEVENBERG_MARQUARDT,
-    starts: Annotated[int, typer.Option(help="Number of starting points; 1 starts from the first guess only.", min=1)] = 16,
+    solver: Annotated[Solver | None, typer.Option(
+        help="How J is minimised; the last three need no derivatives of the model.",
+        show_default="levenberg-marquardt, for a model without derivatives iterative-4denvar")] = None,
+    starts: Annotated[int, typer.Option(
+        help="Number of starting points; 1 starts from the first guess only, as an external model always does.", min=1)] = 16,
+    members: Annotated[int, typer.Option(help="Members of the ensemble, for the solvers that have one.", min=2)] = 50,
     posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
@@ -95,16 +105,21 @@ def calibrate(
         raise ValueError(complain(
             "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
             "landcal calibrate --help"))
+    if target:
+        _alone(target, {"--site": site, "--forcing": forcing, "--flux": flux, "--held-out-years": held_out_years, "--callmip": callmip,
+                        "--constraints": constraints or None, "--correlation-hours": correlation_hours})
     of_files = [f"--{name}" for name, value in (("latitude", latitude), ("longitude", longitude), ("reader", reader)) if value is not None]
     if of_files and not forcing:
         raise ValueError(complain(f"--forcing and --flux with {' and '.join(of_files)}", f"{' and '.join(of_files)} without files of yours",
                                   "add --forcing FILE --flux FILE, or leave it out"))
     choices = {
-        "site": site, "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
+        "target": target, "members": members, "site": site,
+        "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
         "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
         "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
     # A file that was edited in between is another run.
-    inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"]) if path.is_file()}
+    own = [Path(target.rpartition(":")[0])] if target else []
+    inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"], *own) if path.is_file()}
     with _interruptible(out), RunFolder(
             out, overwrite=overwrite, resume=resume, results=output.FILES, options=choices | {"inputs": inputs},
             command=_command()) as run:
@@ -120,7 +135,7 @@ def calibrate(
             said.print(f"Cite: {citation}", style="dim", highlight=False, markup=False)
         run.begin()
         done = workflow.calibrate(
-            made, _solver(solver, starts), seed=seed, curvature=posterior.value, progress=not quiet,
+            made, _solver(solver, starts, members, made.problem), seed=seed, curvature=posterior.value, progress=not quiet,
             about={"command": shlex.join(["landcal", *sys.argv[1:]])}, checkpoint=run.checkpoints)
         with said.status("running the posterior, drawing the report"):
             dataset = done.to_xarray()
@@ -162,6 +177,8 @@ def _experiment(choices, progress: bool):
     from landcal_jax import experiment as workflow
     from landcal_jax import models
 
+    if choices["target"]:
+        return _of_user(choices["target"])
     kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"]]
     common = {"constraints": choices["constraints"], "model": kind()}
     if choices["held_out_years"] is not None:
@@ -171,6 +188,34 @@ def _experiment(choices, progress: bool):
     if choices["forcing"]:
         return _own_files(choices, common, kind)
     return workflow.twin_experiment(choices["seed"], **common)
+
+
+def _alone(target: str, others: dict[str, object]) -> None:
+    given = [option for option, value in others.items() if value is not None and value != []]
+    if given:
+        raise ValueError(complain(f"{target} alone, which brings its model and its data", f"{' and '.join(given)} too",
+                                  "leave it out, or do it in the file"))
+
+
+def _of_user(target: str):
+    """The Experiment that `FILE.py:name` holds, or makes of its Problem."""
+    from landcal_jax.experiment import Experiment
+    from landcal_jax.problem import Problem
+
+    found = load_object(target, "a Problem or an Experiment in a Python file", "landcal calibrate mymodel.py:problem")
+    if callable(found) and not isinstance(found, Problem | Experiment):
+        found = call(found, target, "a Problem or an Experiment")
+    if isinstance(found, Problem):
+        found = Experiment(found, title=f"{found.forward.name} calibrated")
+    if not isinstance(found, Experiment):
+        raise ValueError(complain(f"a landcal_jax Problem or Experiment at {target}", f"a {type(found).__name__}",
+                                  "problem = Problem(space, forward, observations)"))
+    if all(stream.time is None for _, stream in found.problem.observations.items()):
+        raise ValueError(complain("a stream with times, for the report", "none", "Stream(..., time=datetimes)"))
+    if getattr(found.problem.forward, "adjoint", None) is not None:
+        raise ValueError(complain("a model with a tangent-linear, for the Laplace posterior", "one with an adjoint only",
+                                  "BlackBoxForward(tangent=), or solve(problem, LBFGS()) in a script"))
+    return found
 
 
 def _own_files(choices, common, kind):
@@ -213,16 +258,23 @@ def _model_errors(observations) -> str:
     return ", ".join(f"{name} {float(stream.model_error[0]):.3g} {stream.units}" for name, stream in streams)
 
 
-def _solver(name: Solver, starts: int):
+def _solver(name: Solver | None, starts: int, members: int, problem):
     import optax
 
-    from landcal_jax import gradient
+    from landcal_jax import ensemble, ensemble_kalman, gradient
     from landcal_jax.experiment import default_solver
 
+    if name is None:
+        name = Solver.LEVENBERG_MARQUARDT if problem.forward.differentiable else Solver.ITERATIVE_4DENVAR
+    ensembles = {Solver.ITERATIVE_4DENVAR: ensemble.IterativeFourDEnVar, Solver.FOURDENVAR: ensemble.FourDEnVar,
+                 Solver.EKI: ensemble_kalman.EKI}
+    if name in ensembles:
+        return ensembles[name](size=members)
     solver = {
         Solver.LEVENBERG_MARQUARDT: gradient.LevenbergMarquardt(), Solver.GAUSS_NEWTON: gradient.GaussNewton(),
         Solver.LBFGS: gradient.LBFGS(), Solver.ADAM: gradient.Optax(optax.adam(3e-2))}[name]
-    return solver if starts == 1 else default_solver(solver, starts)
+    # Several starts are chosen among thousands of runs, for which an external model is too slow.
+    return solver if starts == 1 or not problem.forward.traceable else default_solver(solver, starts)
 
 
 def _scores(dataset) -> Table:

@@ -1,0 +1,98 @@
+"""`landcal calibrate FILE.py:problem`: problems of the user, with and without derivatives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+ROOT = Path(__file__).parent.parent
+MODEL = """
+import numpy as np
+import landcal_jax as lc
+
+lc.configure()
+time = np.datetime64("2001-01-01") + np.arange(60)
+runs = []
+
+def decay(theta):
+    open("runs.txt", "a").write("run\\n")
+    return {"water": theta["a"] * np.exp(-theta["k"] * np.arange(60) / 30)}
+
+def tangent(theta, direction):
+    shape = np.exp(-theta["k"] * np.arange(60) / 30)
+    return {"water": direction["a"] * shape - direction["k"] * theta["a"] * np.arange(60) / 30 * shape}
+
+space = lc.ParameterSpace({"a": lc.Parameter.normal(1.0, 0.5, units="mm"), "k": lc.Parameter.normal(1.0, 0.5)})
+exact = 1.4 * np.exp(-0.7 * np.arange(60) / 30)
+observations = lc.Observations(
+    {"water": lc.Stream(exact + 0.05 * np.random.default_rng(0).standard_normal(60), 0.05, units="mm", time=time)})
+
+def problem():
+    return lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, store="runs"), observations)
+
+def with_tangent():
+    return lc.Experiment(lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, tangent=tangent), observations),
+                         title="Water that runs out")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MODEL)
+    return tmp_path
+
+
+def landcal(folder, *arguments):
+    """(status, what it prints, errors) of `landcal calibrate`, as a user runs it in `folder`."""
+    settings = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parent / ".xla_cache")}
+    done = subprocess.run([sys.executable, "-c", "from landcal_jax.cli import main; main()", "calibrate", *arguments],
+                          capture_output=True, text=True, check=False, cwd=folder, env=os.environ | settings)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_model_without_derivatives_goes_to_an_ensemble(folder):
+    status, said, errors = landcal(folder, "mine.py:problem", "--members", "20")
+    assert status == 0, errors
+    assert "decay calibrated" in said and "Report: file://" in said
+    with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
+        a, k = ds["map"].values
+        assert abs(a - 1.4) < 0.05 and abs(k - 0.7) < 0.05
+        assert ds.attrs["solver"] == "IterativeFourDEnVar" and ds.attrs["posterior_method"] == "ensemble (iterated 4DEnVar)"
+        assert ds.attrs["model"] == "decay" and ds.sizes["draw"] > 2
+        assert (ds["posterior_lower"] < ds["map"]).all() and (ds["map"] < ds["posterior_upper"]).all()
+        assert json.loads(ds.attrs["counts"])["gradient"] == 0
+    number = len((folder / "runs.txt").read_text().splitlines())
+    assert landcal(folder, "mine.py:problem", "--members", "20", "--resume")[1].strip().endswith("nothing to resume.")
+    # From the beginning: all runs are in the store of the model.
+    assert landcal(folder, "mine.py:problem", "--members", "20", "--overwrite", "--quiet")[0] == 0
+    assert len((folder / "runs.txt").read_text().splitlines()) == number
+    (folder / "mine.py").write_text(MODEL + "\n# edited\n")
+    status, _, errors = landcal(folder, "mine.py:problem", "--members", "20", "--resume")
+    assert status == 2 and "the options of the finished run" in errors and "inputs" in errors
+
+
+def test_a_model_with_a_tangent_linear_goes_to_a_gradient_solver(folder):
+    status, said, errors = landcal(folder, "mine.py:with_tangent", "--out", "out")
+    assert status == 0, errors
+    assert "Water that runs out" in said
+    with xr.open_dataset(folder / "out" / "posterior.nc") as ds:
+        assert ds.attrs["solver"] == "LevenbergMarquardt" and ds.attrs["posterior_method"] == "Laplace (gauss-newton)"
+        assert abs(ds["map"].values[0] - 1.4) < 0.05
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["mine.py:problem", "--solver", "lbfgs"], ["a differentiable forward map for LBFGS", "an ensemble or search solver"]),
+    (["mine.py:number"], ["a landcal_jax Problem or Experiment at mine.py:number", "a int"]),
+    (["mine.py:gone"], ["'gone' in mine.py", "check the name"]),
+    (["mine.py:problem", "--site", "FR-Pue", "--constraints"], ["mine.py:problem alone", "--site and --constraints too"]),
+    (["FR-Pue"], ["FILE.py:name", "'FR-Pue'"])])
+def test_what_cannot_be_calibrated_is_told(folder, arguments, words):
+    status, _, errors = landcal(folder, *arguments)
+    assert status == 2 and all(word in errors for word in words), errors
+    assert "Traceback" not in errors and not (folder / "landcal-out" / "posterior.nc").exists()
