@@ -56,7 +56,7 @@ class _EnsembleKalman(AbstractEnsembleSolver):
     size: eqx.AbstractVar[int]
 
     def init(self, problem, z0, key):
-        if key is None and not (self.members is not None and isinstance(self, ETKI)):
+        if key is None and (self.members is None or self._perturbs()):
             raise ValueError(complain("a seed or key for a solver that draws", "key=None", "solve(..., key=0)"))
         of_members, of_noise = (None, jax.random.key(0)) if key is None else jax.random.split(key)
         given = self.members is not None
@@ -109,6 +109,9 @@ class _EnsembleKalman(AbstractEnsembleSolver):
                "steps": np.asarray(state.steps)}
         # Before t = 1 the members have seen a part of the observations only, and are no posterior.
         return out | ({"posterior_z": members} if bool(state.last) and not self._to_minimum() else {})
+
+    def _perturbs(self) -> bool:
+        return True
 
     def _to_minimum(self) -> bool:
         return False
@@ -198,6 +201,9 @@ class ETKI(EKI):
     With `to="posterior"` mean and covariance are those of the posterior exactly, when the model is linear and the ensemble, drawn of
     second order exactly, has more members than parameters.
     """
+
+    def _perturbs(self):
+        return False
 
     def _moved(self, X, D, alpha, key):
         return _transformed(X, D, alpha)

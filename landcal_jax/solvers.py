@@ -150,6 +150,8 @@ class Result(NamedTuple):
     `z` (n,): MAP in whitened space; `theta`: the same in physical units by name; `parameters`: a Dataset with units;
     `terms`: J by term; `history`: term -> (iteration,) with the start first; `status`; `counts`: forward runs,
     gradients and tangent products; `seconds`: {"compile", "run"}; `details`: more from the solver, by name.
+    Ensemble solvers bring `failed_runs` and, where the theory gives a posterior ensemble, `posterior_z` (member, n); see
+    `from_ensemble`.
     """
 
     z: Array

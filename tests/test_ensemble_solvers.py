@@ -285,6 +285,14 @@ def test_the_same_key_gives_the_same_and_none_is_refused(name):
         answer(DECAY, SOLVERS[name], key=None)
 
 
+def test_given_members_without_perturbations_need_no_key():
+    members = DECAY.space.sample(jax.random.key(4), 20)
+    one = answer(DECAY, ETKI(members=members), key=None)
+    np.testing.assert_array_equal(one.z, answer(DECAY, ETKI(members=members), key=5).z)
+    with pytest.raises(ValueError, match="seed or key"):
+        answer(DECAY, EKI(members=members), key=None)
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solve_goes_on_from_its_checkpoint_with_the_same_bits(name, tmp_path):
     whole = answer(DECAY, SOLVERS[name])

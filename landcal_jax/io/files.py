@@ -15,7 +15,6 @@ import warnings
 import zlib
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import xarray as xr
 
@@ -125,6 +124,8 @@ def open_netcdf(path: str | Path, what: str = "a NetCDF file") -> xr.Dataset:
     check_classic(path, what)
     try:
         # xarray reads the coordinates when it opens a file; the bare library reads its header only.
+        import netCDF4  # here, because it sets an environment variable when it is imported
+
         with netCDF4.Dataset(path) as header:
             announced = sum(math.prod(variable.shape) * max(np.dtype(variable.dtype).itemsize, 8) for variable in header.variables.values())
         if announced > largest():

@@ -13,9 +13,8 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import netCDF4
 import xarray as xr
 
 from landcal_jax.io.files import HEAD
@@ -82,13 +81,15 @@ class Head:
             return {}, {}
         try:
             check_classic(self.path)  # the library would believe a damaged count for half a minute
+            import netCDF4  # here, because it sets an environment variable when it is imported
+
             with netCDF4.Dataset(self.path) as file:  # xarray would read the coordinates, however long they are
                 return {name: _attributes(variable) for name, variable in file.variables.items()}, _attributes(file)
         except Exception:  # a damaged file is no format that we know; reading it will say what is wrong
             return {}, {}
 
 
-def _attributes(thing: netCDF4.Dataset | netCDF4.Variable) -> dict:
+def _attributes(thing: Any) -> dict:
     return {name: thing.getncattr(name) for name in thing.ncattrs()}
 
 
