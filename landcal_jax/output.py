@@ -27,6 +27,7 @@ from landcal_jax.solvers import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
 LEVELS = (0.05, 0.5, 0.95)
+FEW_MEMBERS = 50  # the 5 % quantile of fewer is the second or third member
 STANDARD_NAMES = {"latent_heat": "surface_upward_latent_heat_flux", "sensible_heat": "surface_upward_sensible_heat_flux"}
 LONG_NAMES = {
     "nee": "net ecosystem exchange", "latent_heat": "latent heat flux", "gpp": "gross primary production",
@@ -164,6 +165,8 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     found += lonely_minimum(result)
+    if len(posterior.z) < FEW_MEMBERS:
+        found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
     # A model without derivatives cannot say whether its J is stationary; zero is then no finding.
     gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.forward.differentiable else np.zeros(problem.space.size)
     shift = np.asarray(posterior.covariance) @ gradient

@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -266,6 +268,12 @@ def test_other_files_in_the_folder_do_not_matter(ds, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- the warnings
+
+def test_warns_of_a_posterior_of_few_members(calibration):
+    few = eqx.tree_at(lambda posterior: posterior.z, calibration.posterior, calibration.posterior.z[:12])
+    found = replace(calibration, posterior=few).to_xarray()
+    assert any("12 members" in sentence for sentence in output.read_warnings(found))
+
 
 def test_a_good_fit_warns_of_nothing(ds):
     assert output.read_warnings(ds) == []
