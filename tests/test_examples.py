@@ -62,7 +62,7 @@ def test_own_reader_on_the_command_line(tmp_path):
     assert "reader of the user" in said and "Half-hourly series at one site" in said
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py", "own_reader.py"])
+@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))
