@@ -71,6 +71,7 @@ def _plausible(check: Check, name: str, values: np.ndarray) -> None:
 
 
 def check_uncertainties(check: Check) -> None:
+    """Posterior uncertainties: in posterior files only, of every optimised variable, and of a size that one can believe."""
     present = [name for name in check.variables if name.endswith(UNCERTAINTY) and name.removesuffix(UNCERTAINTY) in VARIABLES]
     if check.stage == "Prior":
         for name in present:
