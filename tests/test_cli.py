@@ -267,9 +267,11 @@ def test_a_fault_of_ours_is_a_traceback(monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(Solver))
-def test_every_solver_of_the_command_line_exists(name):
-    assert _solver(name, 1).default_max_steps > 0
-    assert _solver(name, 4).number == 4
+def test_every_solver_of_the_command_line_exists(name, small_twin):
+    problem = experiment.twin_experiment(0).problem
+    assert _solver(name, 1, 20, problem).default_max_steps > 0
+    many = _solver(name, 4, 20, problem)
+    assert many.size == 20 if name in (Solver.ITERATIVE_4DENVAR, Solver.FOURDENVAR, Solver.EKI) else many.number == 4
 
 
 # --------------------------------------------------------------------------------------------------------------- check

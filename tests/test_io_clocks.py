@@ -95,7 +95,8 @@ def test_two_clocks_that_cannot_be_made_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("units", "zone", "first"), [
     ("hours since 2005-06-01 00:00:00 +01:00", "UTC", "2005-05-31T23"), ("hours since 2005-06-01 00:00:00 -0800", "UTC", "2005-06-01T08"),
-    ("hours since 2005-06-01 00:00:00 +00:00", "local standard time", "2005-06-01T00"),
+    ("hours since 2005-06-01 00:00:00 +00:00", "UTC", "2005-06-01T00"),
+    ("hours since 2005-06-01 00:00:00 UTC", "UTC", "2005-06-01T00"), ("hours since 2005-06-01T00:00:00Z", "UTC", "2005-06-01T00"),
     ("hours since 2005-06-01", "local standard time", "2005-06-01T00")])
 def test_an_offset_in_the_units_of_time_makes_utc(tmp_path: Path, units: str, zone: str, first: str) -> None:
     """xarray takes the offset off, so that the stamps are in UTC whatever else the file says."""

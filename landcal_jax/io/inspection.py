@@ -287,7 +287,8 @@ def _wrapped(sentence: str) -> str:
 def _lacking(model: str, lacks: Lacks) -> str:
     needs, streams = MODELS[model]
     if set(needs) - {"burned_fraction"} <= set(lacks.drivers):
-        drivers = f"finds none of its drivers here ({', '.join(needs)}): give them in a file of their own"
+        wanted = ", ".join(name for name in needs if name != "burned_fraction")  # without it there is no fire
+        drivers = f"finds none of its drivers here ({wanted}): give them in a file of their own"
     else:
         drivers = f"lacks drivers: {', '.join(lacks.drivers)}" if lacks.drivers else "has every driver"
     seen = [name for name in streams if name not in lacks.fluxes]

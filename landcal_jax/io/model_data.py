@@ -15,6 +15,7 @@ import xarray as xr
 
 from landcal_jax.errors import complain
 from landcal_jax.io.aggregation import daily, file_of, is_subdaily
+from landcal_jax.io.clocks import same_clock
 from landcal_jax.io.normal import ROUNDING, said, step_of
 from landcal_jax.io.quantities import FLUXES, quantity
 from landcal_jax.io.units import PHOTONS_PER_JOULE, VAPORISATION, convert
@@ -143,13 +144,15 @@ def align(forcing: xr.Dataset, flux: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset
     if steps[0] != steps[1]:
         raise ValueError(complain(f"forcing and fluxes of {ours} with the same step", f"{steps[0]} and {steps[1]}",
                                   "use files of one step; landcal_jax.io.aggregation makes days of half-hours"))
+    # Raises where the days of the two files begin at different times.
+    forcing, flux, lines_of_clock = same_clock(forcing, flux, steps[0])
     apart = _degrees_apart(forcing, flux)
     if apart > APART.get(steps[0], 0.1):
         raise ValueError(complain(f"forcing and fluxes of {ours} at the same place",
                                   f"positions {apart:.2f} degrees apart", "check latitude and longitude of both files"))
     _, unit, form = STEPS.get(steps[0], STEPS["P1D"])
     streams = [name for name in flux.data_vars if not str(name).endswith("_uncertainty")]
-    aligned, lines = flux.reindex(time=forcing["time"]), []
+    aligned, lines = flux.reindex(time=forcing["time"]), list(lines_of_clock)
     for name in streams:
         before, inside = int(flux[name].notnull().sum()), int(aligned[name].notnull().sum())
         lines.append(f"{name}: {inside} observed {unit}s inside the forcing, {before - inside} outside were dropped.")
@@ -364,7 +367,11 @@ def _not_filled(ds: xr.Dataset, name: str, values: np.ndarray, most_filled: floa
         middle = np.median(share[np.isfinite(values) & np.isfinite(share)]) if np.isfinite(values + share).any() else np.nan
         lines.append(f"{name}: months are kept whatever of them was gap-filled (median {100 * middle:.0f} %).")
         return values
-    void = np.isfinite(values) & (share > most_filled)
+    # A value whose mark is missing is not known to be measured.
+    unmarked = np.isfinite(values) & ~np.isfinite(share)
+    if unmarked.any():
+        lines.append(f"{name}: {unmarked.sum()} days have a value but no mark of how much was gap-filled; they count as filled.")
+    void = np.isfinite(values) & (np.where(unmarked, 1.0, share) > most_filled)
     if void.any():
         lines.append(f"{name}: {void.sum()} days of which more than {100 * most_filled:g} % was gap-filled are masked.")
     return np.where(void, np.nan, values)

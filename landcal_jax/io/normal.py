@@ -138,6 +138,9 @@ def _values(name: str, column: Column, fills, steps: tuple[pd.DatetimeIndex, str
         said.append(f"{column.name or name} is {summed}.")
     try:
         values = convert(values, units, about.units, name)
+        if name.endswith("_uncertainty"):
+            # A spread has no origin: 1 K is 1 degC, not -272.15.
+            values = values - convert(0.0, units, about.units, name)
     except ValueError as error:
         raise ValueError(complain(f"{name}{shown} of {path.name} in a unit that can become {about.units!r}", repr(column.units),
                                   "correct the units, or the column")) from error

@@ -79,10 +79,12 @@ def stamps(raw: xr.Dataset, path: Path) -> pd.DatetimeIndex:
 
 
 def decoded_clock(raw: xr.Dataset, otherwise: str) -> str:
-    """The clock of decoded stamps: UTC where the units of time end with hours from it (decoding takes them off), else `otherwise`."""
-    units = str(raw["time"].attrs.get("units", "")) if "time" in raw.variables else ""
-    offset = re.search(r"(?:\d:\d{1,2}(?:\.\d*)?|\d{4}-\d{1,2}-\d{1,2} ) ?[+-]([\d:]+)$", units.strip())
-    return "UTC" if offset and offset[1].strip("0:") else otherwise
+    """The clock of decoded stamps: UTC where the units of time end with it or with hours from it (decoding takes them off), else
+    `otherwise`."""
+    units = str(raw["time"].attrs.get("units", "")).strip() if "time" in raw.variables else ""
+    named = re.search(r"\d ?(UTC|GMT|Z)$", units, re.IGNORECASE)
+    offset = re.search(r"(?:\d:\d{1,2}(?:\.\d*)?|\d{4}-\d{1,2}-\d{1,2} ) ?[+-][\d:]+$", units)
+    return "UTC" if named or offset else otherwise
 
 
 def check_reference(units: str, expected: str) -> None:

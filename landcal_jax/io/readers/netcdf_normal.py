@@ -37,6 +37,10 @@ def read_netcdf_normal(path: str | Path) -> xr.Dataset:
         raise ValueError(complain(
             f"variables in {path.name} with names of the normal form (nee, latent_heat, temperature, ...) or CF standard names",
             f"variables {', '.join(sorted(map(str, raw.variables)))[:400] or 'none'}", "rename the variables of the file"))
+    for ours, theirs in _claims({str(name): raw[name].attrs for name in raw.data_vars}).items():
+        if len(theirs) > 1:
+            raise ValueError(complain(f"one variable of {path.name} that is {ours} by its standard name", " and ".join(theirs),
+                                      f"rename the one to be read to {ours}, or take the standard name off the others"))
     columns = {name: _column(raw, name, theirs, path) for name, theirs in names.items()}
     attrs = raw["time"].attrs if "time" in raw.variables else {}
     time, label = _labelled(raw, path)
@@ -48,6 +52,8 @@ def read_netcdf_normal(path: str | Path) -> xr.Dataset:
         time_zone=decoded_clock(raw, str(attrs.get("time_zone", "local standard time"))))
     ours = "sha256" in raw.attrs and "history" in raw.attrs and bool(STEP.fullmatch(step))
     new = _news(ds, ours, names, site, path)
+    if "time_zone" not in attrs and decoded_clock(raw, "") == "":
+        new.append("The file does not say in which time zone its stamps are: local standard time was assumed.")
     left = [str(name) for name in raw.data_vars if name not in names.values() and raw[name].ndim]
     if left:
         new.append(f"Left out, without a name in the normal form: {', '.join(left)}.")
@@ -56,12 +62,21 @@ def read_netcdf_normal(path: str | Path) -> xr.Dataset:
 
 def found_names(variables: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Name of the normal form -> name in the file, for those variables that have one: by name first, then by standard name."""
-    names = {name: name for name in variables if _is_ours(name)}
+    return {ours: theirs[0] for ours, theirs in _claims(variables).items()}
+
+
+def _claims(variables: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Name of the normal form -> every variable that is it by its standard name, or the one that has the name itself."""
+    claims = {name: [name] for name in variables if _is_ours(name)}
     for name, attrs in variables.items():
         ours = STANDARD_NAMES.get(str(attrs.get("standard_name", "")))
-        if ours and name not in names and ours not in names:
-            names[ours] = name
-    return names
+        if ours == "temperature":
+            # The extremes of a day share the standard name of its mean; the cell methods tell them apart.
+            extreme = next((end for end in ("maximum", "minimum") if end in str(attrs.get("cell_methods", ""))), "")
+            ours += {"maximum": "_max", "minimum": "_min"}.get(extreme, "")
+        if ours and name not in claims and claims.get(ours) != [ours]:
+            claims.setdefault(ours, []).append(name)
+    return claims
 
 
 def _is_ours(name: str) -> bool:

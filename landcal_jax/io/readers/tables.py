@@ -23,7 +23,8 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax.errors import complain
-from landcal_jax.io.normal import Column, normalise
+from landcal_jax.io.normal import Column, normalise, step_of
+from landcal_jax.io.normal import said as said_of
 from landcal_jax.io.quantities import quantity
 from landcal_jax.io.readers.delimited import Sheet, compact_stamps, iso_stamps
 from landcal_jax.io.readers.fluxnet import CHOICES, METHANE
@@ -57,21 +58,34 @@ def read_table(path: str | Path, site: str | None = None) -> xr.Dataset:
         raise ValueError(complain(f"a column of time ({', '.join(TIMES)}) and columns of the normal form, such as nee, in {path.name}",
                                   f"{', '.join(sheet.names[:12])}", "rename the columns as in landcal_jax.io.quantities or as in FLUXNET"))
     units = dict(zip(sheet.names, _units_row(sheet, stamp, named), strict=True))
-    frame, said = sheet.read(named, texts=[stamp, *(["site"] if "site" in sheet.names else [])]), list[str]()
+    marks = {f"{theirs}_QC": name for theirs, name in named.items() if theirs in FLUXNET and f"{theirs}_QC" in sheet.names}
+    frame, said = sheet.read([*named, *marks], texts=[stamp, *(["site"] if "site" in sheet.names else [])]), list[str]()
     frame, site = _one_site(frame, site, about, sheet, said)
     time, label, dates = _time(frame, stamp, about, path, said)
     chosen = _chosen(named, said)
     fills = (-9999.0, *_missing(about, path))
     columns = {name: _column(name, theirs, frame, units[theirs], fills, path, said) for name, theirs in chosen.items()}
-    rest = [name for name in sheet.names if name and name not in (*named, *TIMES, "site")]
+    rest = [name for name in sheet.names if name and name not in (*named, *marks, *TIMES, "site")]
     if rest:
         said.append(f"Columns that are not read: {', '.join(rest)}.")
     place = {key: _number(about, key, path) for key in ("latitude", "longitude") if key in about}
     if len(place) < 2:
         said.append("The file does not say where the site is: give latitude= and longitude= (or --latitude and --longitude).")
     given = {key: about[key] for key in ("step", "time_zone", "title", "source", "references", "license") if key in about}
-    return normalise(columns, time, path=path, site=site, label=label, dates=dates, fills=fills, history=[*sheet.history, *said],
-                     **place, **given)
+    ds = normalise(columns, time, path=path, site=site, label=label, dates=dates, fills=fills, history=[*sheet.history, *said],
+                   **place, **given)
+    return _with_marks(ds, {name: frame[column] for column, name in marks.items() if chosen.get(name) == column.removesuffix("_QC")})
+
+
+def _with_marks(ds: xr.Dataset, marks: dict[str, pd.Series]) -> xr.Dataset:
+    """`ds` with `x_filled` from the columns `_QC` of FLUXNET: 0 is measured in a half-hour, the share of good data in a day."""
+    for name, quality in marks.items():
+        quality = quality.to_numpy(dtype=float)
+        quality = np.where(quality == -9999.0, np.nan, quality)
+        share = (quality > 0).astype(float) if step_of(ds).startswith("PT") else np.clip(1.0 - quality, 0.0, 1.0)
+        about = quantity(f"{name}_filled")
+        ds[f"{name}_filled"] = ("time", np.where(np.isnan(quality), np.nan, share), {"units": about.units, "long_name": about.long_name})
+    return said_of(ds, *(f"{name}_filled is from the column _QC of FLUXNET." for name in marks))
 
 
 # ---------------------------------------------------------------------- what the table says
