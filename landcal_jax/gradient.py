@@ -19,8 +19,9 @@ from jax import Array
 from scipy.special import ndtri
 
 from landcal_jax.errors import complain
-from landcal_jax.problem import Linearisation, Problem, costs
-from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Status
+from landcal_jax.members import run_costs
+from landcal_jax.problem import Linearisation, Problem
+from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Starts, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 STEP_FRACTIONS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
@@ -53,9 +54,6 @@ class GaussNewton(AbstractGradientSolver):
     default_max_steps: int = eqx.field(static=True, default=100)
     steps_per_call: int = eqx.field(static=True, default=1)
 
-    def starts(self, problem, z0, key):
-        return z0
-
     def init(self, problem, z):
         return _least_squares_start(problem, z)
 
@@ -84,9 +82,6 @@ class LevenbergMarquardt(AbstractGradientSolver):
     dense_limit: int = eqx.field(static=True, default=100)
     default_max_steps: int = eqx.field(static=True, default=100)
     steps_per_call: int = eqx.field(static=True, default=1)
-
-    def starts(self, problem, z0, key):
-        return z0
 
     def init(self, problem, z):
         return _least_squares_start(problem, z)
@@ -211,9 +206,6 @@ class LBFGS(AbstractGradientSolver):
         """The optax optimiser."""
         return optax.lbfgs(memory_size=self.memory)
 
-    def starts(self, problem, z0, key):
-        return z0
-
     def init(self, problem, z):
         return _first_order_start(problem, z, self.optimiser)
 
@@ -245,9 +237,6 @@ class Optax(AbstractGradientSolver):
     tolerance: float = eqx.field(static=True, default=1e-8)
     default_max_steps: int = eqx.field(static=True, default=5000)
     steps_per_call: int = eqx.field(static=True, default=50)
-
-    def starts(self, problem, z0, key):
-        return z0
 
     def init(self, problem, z):
         return _first_order_start(problem, z, self.optimiser)
@@ -330,7 +319,7 @@ class MultiStart(AbstractGradientSolver):
         """That of the solver."""
         return self.solver.steps_per_call
 
-    def starts(self, problem, z0, key):
+    def starts(self, problem, z0, key, failed):
         if key is None:
             raise ValueError(complain("a seed or key for a solver that draws its starts", "key=None", "solve(problem, solver, key=0)"))
         from scipy.stats import qmc  # here, because scipy.stats takes a second to import
@@ -338,11 +327,10 @@ class MultiStart(AbstractGradientSolver):
         wanted = self.number - 1
         seed = int(jax.random.bits(key, dtype=jnp.uint32))
         design = qmc.LatinHypercube(problem.space.size, rng=np.random.default_rng(seed)).random(max(wanted, self.candidates or 0))
-        Z = jnp.asarray(ndtri(design))
-        if self.candidates:
-            cost = costs(problem, Z)
-            Z = Z[np.argsort(np.where(np.isfinite(cost), cost, np.inf))[:wanted]]
-        return jnp.concatenate([z0[None], Z])
+        tried = run_costs(problem, ndtri(design), failed)
+        Z, cost = tried.z[tried.finished], tried.cost[tried.finished]
+        Z = Z[np.argsort(cost)[:wanted]] if self.candidates else Z
+        return Starts(jnp.concatenate([z0[None], jnp.asarray(Z)]), tried.runs, tried.failures)
 
     def init(self, problem, z):
         states = jax.vmap(lambda z: self.solver.init(problem, z))(z)
@@ -370,10 +358,9 @@ class MultiStart(AbstractGradientSolver):
         shown = jax.vmap(self.solver.progress)(state.starts)
         best = jnp.argmin(self._costs(state.starts))
         running = jnp.any(shown.status == Status.RUNNING)
-        counts = jax.tree.map(jnp.sum, shown.counts) + Counts.of(forward=max(self.number - 1, self.candidates) if self.candidates else 0)
         return Progress(
             shown.z[best], {name: values[best] for name, values in shown.terms.items()},
-            jnp.where(running, Status.RUNNING, shown.status[best]), counts)
+            jnp.where(running, Status.RUNNING, shown.status[best]), jax.tree.map(jnp.sum, shown.counts))
 
     def details(self, state):
         shown = jax.vmap(self.solver.progress)(state.starts)

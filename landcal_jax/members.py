@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from landcal_jax.errors import complain
-from landcal_jax.problem import Problem
+from landcal_jax.problem import Problem, costs
 
 
 @dataclass(frozen=True)
@@ -50,32 +50,63 @@ class Ran(NamedTuple):
     failures: int
 
 
+class Costs(NamedTuple):
+    """J of members: `z` (member, n) as in `Ran`, `cost` (member,), `finished` (member,) where J is finite, runs, failures."""
+
+    z: np.ndarray
+    cost: np.ndarray
+    finished: np.ndarray
+    runs: int
+    failures: int
+
+
 def run_members(problem: Problem, Z: Array, failed: FailedRuns | None = None) -> Ran:
     """Run members Z (member, n) of `problem` under the rule `failed` (default `FailedRuns()`).
 
     Raises RuntimeError if more than its limit fail.
     """
+    def run(Z):
+        predicted = {name: np.array(values) for name, values in problem.ensemble(jnp.asarray(Z)).items()}
+        return predicted, _finished(problem, predicted)
+
+    Z, predicted, *ended = _under_rule(problem, Z, failed, run)
+    return Ran(jnp.asarray(Z), predicted, *ended)
+
+
+def run_costs(problem: Problem, Z: Array, failed: FailedRuns | None = None) -> Costs:
+    """J of members Z (member, n) under the same rule; a run whose J is not finite has failed. For designs of many members.
+
+    Raises RuntimeError if more than its limit fail.
+    """
+    def run(Z):
+        found = np.array(costs(problem, jnp.asarray(Z)))
+        return {"cost": found}, np.isfinite(found)
+
+    Z, found, *ended = _under_rule(problem, Z, failed, run)
+    return Costs(Z, found["cost"], *ended)
+
+
+def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run):
+    """Members, what `run` gives for them by name, which of them finished, the runs made, and those that failed."""
     failed = FailedRuns() if failed is None else failed
     Z = np.array(Z, dtype=float)
-    predicted = {name: np.array(values) for name, values in problem.ensemble(jnp.asarray(Z)).items()}
-    finished, runs = _finished(problem, predicted), len(Z)
-    failures = int((~finished).sum())
+    found, finished = run(Z)
+    runs, failures = len(Z), int((~finished).sum())
     for _ in range(failed.attempts if failed.rule == "pull in" else 0):
         wrong = np.flatnonzero(~finished)
         if not wrong.size or not finished.any():
             break
         Z[wrong] = 0.5 * (Z[wrong] + Z[finished].mean(axis=0))
-        again = problem.ensemble(jnp.asarray(Z[wrong]))
+        again, finished[wrong] = run(Z[wrong])
         for name, values in again.items():
-            predicted[name][wrong] = values
-        finished = _finished(problem, predicted)
+            found[name][wrong] = values
         runs += wrong.size
         failures += int((~finished).sum())
     if (~finished).mean() > failed.limit:
         raise RuntimeError(complain(
             f"at most {failed.limit:.0%} of the members to fail", f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}",
             'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
-    return Ran(jnp.asarray(Z), predicted, finished, runs, failures)
+    return Z, found, finished, runs, failures
 
 
 def draw_members(problem: Problem, key: Array | None, size: int, exact: bool = True) -> Array:

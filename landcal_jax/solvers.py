@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from landcal_jax.members import Ran
+from landcal_jax.members import FailedRuns, Ran
 from landcal_jax.model import Theta
 from landcal_jax.problem import Problem
 
@@ -32,6 +32,7 @@ class Status(enum.IntEnum):
     OUT_OF_SPAN = 6
     OUT_OF_BOUNDS = 7
     COLLAPSED = 8
+    STOPPED = 9
     NOT_FINITE = -1
 
     @property
@@ -46,6 +47,7 @@ class Status(enum.IntEnum):
             Status.OUT_OF_SPAN: "done, but in doubt: the ensemble cannot reach the observations, see details['span']",
             Status.OUT_OF_BOUNDS: "done, but the analysis, details['analysis'], lies outside the bounds: z is the nearest point inside",
             Status.COLLAPSED: "converged: the ensemble has drawn together to a point, which says nothing of the posterior",
+            Status.STOPPED: "stopped by who watched it",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
         }[self]
@@ -76,6 +78,14 @@ class Progress(eqx.Module):
     counts: Counts
 
 
+class Starts(NamedTuple):
+    """The first point `z` (n,), or points (start, n), of a gradient solver; runs made to find them, and those that failed."""
+
+    z: Array
+    runs: int = 0
+    failures: int = 0
+
+
 class AbstractGradientSolver(eqx.Module):
     """A solver that uses derivatives of the problem: `init` and `step` are traced by JAX.
 
@@ -85,9 +95,9 @@ class AbstractGradientSolver(eqx.Module):
     default_max_steps: eqx.AbstractVar[int]
     steps_per_call: eqx.AbstractVar[int]
 
-    @abc.abstractmethod
-    def starts(self, problem: Problem, z0: Array | None, key: Array | None) -> Array:
-        """The first point (n,), or points (start, n)."""
+    def starts(self, problem: Problem, z0: Array, key: Array | None, failed: FailedRuns | None) -> "Starts":
+        """Where to begin from the first guess z0 (n,); `failed` is the rule for runs that fail on the search for better starts."""
+        return Starts(z0)
 
     @abc.abstractmethod
     def init(self, problem: Problem, z: Array) -> Any:
@@ -150,8 +160,8 @@ class Result(NamedTuple):
     `z` (n,): MAP in whitened space; `theta`: the same in physical units by name; `parameters`: a Dataset with units;
     `terms`: J by term; `history`: term -> (iteration,) with the start first; `status`; `counts`: forward runs,
     gradients and tangent products; `seconds`: {"compile", "run"}; `details`: more from the solver, by name.
-    Ensemble solvers bring `failed_runs` and, where the theory gives a posterior ensemble, `posterior_z` (member, n); see
-    `from_ensemble`.
+    `details["failed_runs"]` counts those of the ensemble, or of the candidates of a multi-start. Where the theory gives a posterior
+    ensemble an ensemble solver brings `posterior_z` (member, n); see `from_ensemble`.
     """
 
     z: Array

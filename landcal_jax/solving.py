@@ -3,9 +3,8 @@
 (The module is not called `solve`: the package loads its names late, and a module would hide the function.)
 """
 
-import contextlib
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -15,10 +14,11 @@ import numpy as np
 from jax import Array
 
 from landcal_jax import checkpoint as checkpoints
+from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.members import FailedRuns, run_members
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Counts, Result, SolveError, Status
+from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Counts, Progress, Result, SolveError, Status
 
 
 def solve(
@@ -26,22 +26,26 @@ def solve(
     solver: AbstractGradientSolver | AbstractEnsembleSolver,
     *,
     key: Array | int | None = None,
-    z0: Array | None = None,
+    z0: Array | Result | None = None,
     max_steps: int | None = None,
     throw: bool = True,
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 5.0,
     failed: FailedRuns | None = None,
+    watch: Callable[[Progress], bool | None] | None = None,
 ) -> Result:
     """Minimise J of `problem` with `solver`.
 
-    `z0` (n,): first guess, the space's default without it. `key`: seed or JAX key for solvers that draw (multi-start).
+    `z0` (n,): first guess, the space's default without it; or the Result of another solve, so that what an ensemble or a global
+    search has found is where a gradient solver begins. `key`: seed or JAX key for solvers that draw (multi-start).
     `max_steps` bounds the iterations. A failed solve raises `SolveError` unless `throw=False`, which returns it with
     its status. `progress` shows J by term for what takes more than two seconds.
     `checkpoint`: a file that keeps the state, written at most every `checkpoint_seconds` and at the end. If it is there, the
     solve goes on from it and ends with the same bits as one that was never interrupted; a finished one returns at once.
-    `failed`: what ensemble and search solvers do with runs that fail.
+    `failed`: what ensemble solvers, global search and multi-start do with runs that fail.
+    `watch`: a function that is called with the `Progress` after every iteration, and at the start where that has run; its `counts` are all
+    the work so far. If it returns True the solve ends there, with the status STOPPED.
     Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for a z0 of the wrong shape or a
     checkpoint of another run, RuntimeError when more runs fail than `failed` allows.
     """
@@ -50,13 +54,13 @@ def solve(
     z0 = _first_guess(problem, z0)
     key = jax.random.key(key) if isinstance(key, int) else key
     max_steps = solver.default_max_steps if max_steps is None else max_steps
-    with _display(progress) as show:
+    with progress_line.display(progress) as show:
         if isinstance(solver, AbstractGradientSolver):
-            run = _GradientRun(problem, solver, z0, key, checkpoint, checkpoint_seconds)
+            run = _GradientRun(problem, solver, z0, key, checkpoint, checkpoint_seconds, failed, watch)
         else:
-            run = _EnsembleRun(problem, solver, z0, key, checkpoint, checkpoint_seconds, failed)
+            run = _EnsembleRun(problem, solver, z0, key, checkpoint, checkpoint_seconds, failed, watch)
         try:
-            while run.done < max_steps and run.status is Status.RUNNING:
+            while run.done < max_steps and run.status is Status.RUNNING and not run.stopped:
                 run.advance(max_steps - run.done)
                 show(run.done, max_steps, run.shown.terms)
         except KeyboardInterrupt:
@@ -73,8 +77,10 @@ def solve(
 class _Run:
     """One solve on its way: the state, what it shows, J by term so far, and the file that keeps them."""
 
-    def __init__(self, problem, solver, z0, key, file, every):
+    def __init__(self, problem, solver, z0, key, file, every, failed, watch):
         self.problem, self.solver, self.clock, self.every = problem, solver, _Clock(), every
+        self.failed, self.runs, self.failures = failed, 0, 0
+        self.watch, self.stopped = watch, False
         self.file = None if file is None else Path(file)
         # The fingerprint of a run without checkpoint is never asked for.
         self.belongs_to = "" if file is None else checkpoints.fingerprint(problem, solver, z0, key)
@@ -96,8 +102,9 @@ class _Run:
         return Status(int(self.shown.status))
 
     def advanced(self, number: int) -> None:
-        """Note `number` iterations, and write the checkpoint when it is time."""
+        """Note `number` iterations, let them be watched, and write the checkpoint when it is time."""
         self.done += number
+        self.seen()
         if self.file is not None and time.perf_counter() - self.saved_at > self.every:
             self.save()
 
@@ -109,7 +116,12 @@ class _Run:
 
     def keep(self):
         """The pytree of arrays that a checkpoint holds."""
-        return self.state
+        return self.state, jnp.asarray(self.runs), jnp.asarray(self.failures)
+
+    def seen(self) -> None:
+        """Show the state to who watches."""
+        if self.watch is not None:
+            self.stopped = bool(self.watch(eqx.tree_at(lambda shown: shown.counts, self.shown, Counts.of(**self.counts()))))
 
     def first(self, value: Array) -> list[float]:
         """What the history of a term begins with: its value at the start."""
@@ -121,34 +133,39 @@ class _Run:
 
     def result(self) -> Result:
         end, theta = self.shown, self.problem.space.physical(self.shown.z)
+        early = Status.STOPPED if self.stopped else Status.MAX_STEPS
         return Result(
             z=end.z, theta=theta, parameters=self.problem.space.to_dataset(theta),
             terms={name: float(value) for name, value in end.terms.items()},
             history={name: np.array(values) for name, values in self.history.items()},
-            status=Status.MAX_STEPS if self.status is Status.RUNNING else self.status,
+            status=early if self.status is Status.RUNNING else self.status,
             counts=self.counts(), seconds=self.seconds(), details=self.details())
 
     def details(self) -> dict[str, np.ndarray]:
-        return self.solver.details(self.state)
+        return {"failed_runs": np.asarray(self.failures)} | self.solver.details(self.state)
 
 
 class _GradientRun(_Run):
     """A solver that JAX traces, several iterations a call."""
 
     def begin(self, z0, key):
-        start = self.solver.starts(self.problem, z0, key)
+        start, self.runs, self.failures = self.solver.starts(self.problem, z0, key, self.failed)
         self.start_shape = start.shape
         self.state, self.shown = _init(self.problem, self.solver, start)
+        self.seen()
 
     def restore(self, saved, z0, key):
         start = jax.ShapeDtypeStruct(saved.start_shape, z0.dtype)
-        structure = eqx.filter_eval_shape(lambda problem, start: self.solver.init(problem, start), self.problem, start)
-        self.state = checkpoints.restore(structure, saved.leaves, self.file)
+        number = jnp.asarray(0)
+        structure = eqx.filter_eval_shape(lambda problem, start: (self.solver.init(problem, start), number, number), self.problem, start)
+        self.state, runs, failures = checkpoints.restore(structure, saved.leaves, self.file)
+        self.runs, self.failures = int(runs), int(failures)
         self.shown = _show(self.solver, self.state)
 
     def advance(self, most: int) -> None:
         """Take up to `steps_per_call` steps; those after the end are not kept in the history."""
-        number = min(self.solver.steps_per_call, most)
+        # Who watches sees every iteration, and the state is that of the last one seen.
+        number = 1 if self.watch is not None else min(self.solver.steps_per_call, most)
         state, trail = jax.block_until_ready(_advance(self.problem, self.solver, self.state, jnp.asarray(number)))
         running = np.asarray(trail.status)[:number] == Status.RUNNING
         kept = number if running.all() else int(np.argmin(running)) + 1
@@ -163,18 +180,18 @@ class _GradientRun(_Run):
             # Derivatives were made of runs: a gradient of n + 1, a column of the Jacobian of one.
             numbers["forward"] += numbers["gradient"] * (self.problem.space.size + 1) + numbers["jvp"]
             numbers["gradient"] = numbers["jvp"] = 0
+        numbers["forward"] += self.runs
         return numbers
 
 
 class _EnsembleRun(_Run):
     """A solver that asks for members and is told what they predict."""
 
-    def __init__(self, problem, solver, z0, key, file, every, failed):
+    def __init__(self, problem, solver, z0, key, file, *options):
         if file is not None and not solver.resumable:
             raise ValueError(complain("a solver whose state can be kept for checkpoint=", type(solver).__name__,
                                       "leave it out; a BlackBoxForward keeps every finished member by itself"))
-        self.failed, self.runs, self.failures = failed, 0, 0
-        super().__init__(problem, solver, z0, key, file, every)
+        super().__init__(problem, solver, z0, key, file, *options)
 
     def begin(self, z0, key):
         self.start_shape = z0.shape
@@ -192,9 +209,6 @@ class _EnsembleRun(_Run):
         self.runs, self.failures = int(runs), int(failures)
         self.shown = self.solver.progress(self.state)
 
-    def keep(self):
-        return self.state, jnp.asarray(self.runs), jnp.asarray(self.failures)
-
     def advance(self, most: int) -> None:
         """Ask, run, tell: one iteration."""
         failed = FailedRuns(limit=1.0) if self.solver.tries(self.state) else self.failed
@@ -207,10 +221,7 @@ class _EnsembleRun(_Run):
         self.advanced(1)
 
     def counts(self) -> dict[str, int]:
-        return {name: int(number) for name, number in Counts.of(forward=self.runs)._asdict().items()}
-
-    def details(self) -> dict[str, np.ndarray]:
-        return {"failed_runs": np.asarray(self.failures)} | self.solver.details(self.state)
+        return {"forward": self.runs, "gradient": 0, "jvp": 0}
 
 
 @eqx.filter_jit
@@ -235,6 +246,7 @@ def _advance(problem, solver, state, number):
 
 
 def _first_guess(problem: Problem, z0) -> Array:
+    z0 = z0.z if isinstance(z0, Result) else z0
     z0 = problem.space.default_z if z0 is None else jnp.asarray(z0, float)
     if not np.isfinite(z0).all():
         wrong = np.array(problem.space.labels)[~np.isfinite(np.asarray(z0))] if z0.shape == (problem.space.size,) else ["z0"]
@@ -271,36 +283,3 @@ class _Clock:
         total = time.perf_counter() - self.start
         compiling = min(sum(end - start for start, end in _Clock._compiling if start >= self.start), total)
         return {"compile": compiling, "run": total - compiling}
-
-
-@contextlib.contextmanager
-def _display(wanted: bool, patience: float = 2.0):
-    """J by term, once something has run for `patience` seconds: a live line, or in a log a plain one every ten seconds."""
-    if not wanted:
-        yield lambda *_: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("{task.fields[terms]}"), transient=True)
-    task = bar.add_task("solve", terms="compiling", total=None)
-    timer = threading.Timer(patience, bar.start)
-    timer.daemon = True
-    timer.start()
-
-    said = time.perf_counter()
-
-    def show(done, total, terms):
-        nonlocal said
-        text = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-        bar.update(task, completed=done, total=total, terms=f"J: {text}")
-        if not bar.console.is_terminal and time.perf_counter() - said > 10:
-            said = time.perf_counter()
-            bar.console.print(f"solving, step {done}: J: {text}", highlight=False, markup=False)
-
-    try:
-        yield show
-    finally:
-        timer.cancel()
-        timer.join()
-        bar.stop()

@@ -14,6 +14,7 @@ from test_problem import linear_problem
 from landcal_jax import gradient
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt, MultiStart, Optax
+from landcal_jax.members import FailedRuns
 from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
@@ -142,11 +143,12 @@ def test_a_start_that_fails_raises_with_the_result(name):
     # Always NaN, so that no start of many is good.
     problem = toy(lambda theta: [jnp.sqrt(-1 - theta["a"] ** 2)], [0.0], a=Parameter.normal(1.0, 1.0))
     with pytest.raises(SolveError, match="(?s)finite J.*NaN or infinite.*terms") as caught:
-        answer(problem, SOLVERS[name][0])
+        answer(problem, SOLVERS[name][0], failed=FailedRuns(limit=1.0))
     assert caught.value.result.status is Status.NOT_FINITE
     assert np.isnan(caught.value.result.terms["y"])
-    result = answer(problem, SOLVERS[name][0], throw=False)
+    result = answer(problem, SOLVERS[name][0], throw=False, failed=FailedRuns(limit=1.0))
     assert result.status is Status.NOT_FINITE and len(result.history["y"]) == 1
+    assert result.details["failed_runs"] == (8 if name == "multi_start" else 0)
 
 
 @pytest.mark.parametrize("name", ["levenberg_marquardt", "lbfgs", "optax_adam"])
@@ -302,7 +304,7 @@ def test_many_starts_find_the_lower_of_two_minima(wells):
     assert result.theta["a"] > 1.5 and result.status is Status.CONVERGED
     details = result.details
     assert {name: values.shape for name, values in details.items()} == {
-        "start_cost": (6,), "end_cost": (6,), "end_z": (6, 2), "end_status": (6,)}
+        "failed_runs": (), "start_cost": (6,), "end_cost": (6,), "end_z": (6, 2), "end_status": (6,)}
     np.testing.assert_allclose(details["start_cost"][0], wells.cost(wells.space.default_z))
     np.testing.assert_allclose(details["end_cost"][0], alone.cost)
     np.testing.assert_allclose(result.cost, details["end_cost"].min())
@@ -335,3 +337,46 @@ def test_one_failing_start_does_not_stop_the_others():
     result = answer(problem, MultiStart(LevenbergMarquardt(), number=4, candidates=16), z0=jnp.array([-3.0]))
     assert result.status is Status.CONVERGED
     assert result.details["end_status"][0] == Status.NOT_FINITE and np.isinf(result.details["start_cost"][0])
+    # Of a Latin hypercube of 16 those below P(a < 0) = 0.159 fail: two or three.
+    assert result.details["failed_runs"] in (2, 3)
+
+
+def test_candidates_that_fail_follow_the_rule_of_all_methods():
+    problem = toy(lambda theta: [jnp.log(theta["a"] - 2)], [0.0], a=Parameter.normal(1.0, 1.0))
+    solver = MultiStart(LevenbergMarquardt(), number=6, candidates=None)
+    with pytest.raises(RuntimeError, match=r"(?s)at most 50%.*of 5, at a -?\d.*narrow the prior"):
+        answer(problem, solver)
+    left_out = answer(problem, solver, failed=FailedRuns(limit=0.9))
+    assert left_out.details["failed_runs"] == 4 and len(left_out.details["end_z"]) == 2
+    np.testing.assert_allclose(left_out.theta["a"], 3.0, atol=0.6)
+    pulled = answer(problem, solver, failed=FailedRuns("pull in", limit=0.9, attempts=8))
+    assert len(pulled.details["end_z"]) == 6 and pulled.details["failed_runs"] > 4
+    assert pulled.counts["forward"] > left_out.counts["forward"]
+
+
+def test_a_watch_sees_every_iteration_with_its_work_and_may_stop(wells):
+    seen = []
+    solver = LBFGS()
+    assert solver.steps_per_call > 1
+    result = answer(wells, solver, watch=lambda shown: seen.append((float(sum(shown.terms.values())), int(shown.counts.gradient))))
+    np.testing.assert_allclose([cost for cost, _ in seen], sum(result.history.values()))
+    assert seen[0][1] == 0 and seen[-1][1] == result.counts["gradient"] and (np.diff([work for _, work in seen]) >= 0).all()
+    early = answer(wells, solver, watch=lambda shown: int(shown.counts.gradient) >= 3)
+    assert early.status is Status.STOPPED and len(early.history["y"]) < len(result.history["y"])
+    assert sum(early.history.values())[-1] == early.cost
+    start = answer(wells, solver, watch=lambda shown: True)
+    assert start.status is Status.STOPPED and len(start.history["y"]) == 1
+    np.testing.assert_array_equal(start.z, wells.space.default_z)
+
+
+def test_a_watch_of_differences_sees_runs(wells):
+    seen = []
+    answer(wells.finite_difference(), LevenbergMarquardt(), max_steps=2, watch=lambda shown: seen.append(shown.counts))
+    # The start, then: a run with its two differences, and seven trials.
+    assert [int(counts.forward) for counts in seen] == [1, 11, 21] and all(int(counts.jvp) == 0 for counts in seen)
+
+
+def test_a_result_is_a_first_guess(wells):
+    found = answer(wells, MultiStart(LevenbergMarquardt(), number=6, candidates=20), max_steps=1)
+    on = answer(wells, LevenbergMarquardt(), z0=found)
+    assert on.history["y"][0] == found.terms["y"] and on.theta["a"] > 1.5

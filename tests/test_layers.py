@@ -26,7 +26,7 @@ LAYERS = (
     ("forward", "blackbox", "member_pool", "executable", "member_store"),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
-    ("configuration", "errors", "checkpoint", "run_folder"),
+    ("configuration", "errors", "checkpoint", "run_folder", "progress"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))
