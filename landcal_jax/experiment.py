@@ -18,12 +18,14 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import data, testing
+from landcal_jax.ensemble import IterativeFourDEnVar
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
 from landcal_jax.io.coverage import void_days
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.suspicion import equal_extremes
+from landcal_jax.members import FailedRuns
 from landcal_jax.model import AbstractModel, Theta
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
@@ -274,25 +276,35 @@ def calibrate(
     progress: bool = True,
     about: Mapping[str, object] | None = None,
     checkpoint: str | Path | None = None,
+    failed: FailedRuns | None = None,
 ) -> Calibration:
     """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior, or that of the ensemble.
 
+    A solver that ends without a posterior (a genetic algorithm, CMA-ES) is followed from its result by Levenberg-Marquardt, or by
+    iterated 4DEnVar where the model has no derivatives.
+
     The default solver is `default_solver()`. `curvature` and `draws`: see `laplace`. `about`: more to record in the output,
     such as the command line. `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds
-    them there goes on from them, and ends with the same bits (see `solve` and `run_folder.RunFolder`).
+    them there goes on from them, and ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs
+    that fail; how many did is said in the warnings of the output.
     """
     def solved(round_number, *args, **kwargs):
         file = None if checkpoint is None else Path(checkpoint) / f"solve_{round_number}.npz"
-        return solve(*args, key=seed, progress=progress, checkpoint=file, **kwargs)
+        return solve(*args, key=seed, progress=progress, checkpoint=file, failed=failed, **kwargs)
 
     solver = default_solver() if solver is None else solver
     result = solved(0, experiment.problem, solver)
-    polish = solver.solver if isinstance(solver, MultiStart) else solver
+    polish, words = solver.solver if isinstance(solver, MultiStart) else solver, solver_in_words(solver)
+    if isinstance(solver, AbstractEnsembleSolver) and "posterior_z" not in result.details:
+        # A search ends near the minimum; its curvature, which is the posterior, is that of the minimum itself.
+        polish = LevenbergMarquardt() if experiment.problem.forward.differentiable else IterativeFourDEnVar()
+        words = f"{words}, then {solver_in_words(polish)}"
+        result = _joined(result, solved("polish", experiment.problem, polish, z0=result))
     for round_number in range(1, 1 + (MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0)):
         experiment = with_estimated_model_error(experiment, result)
-        result = _joined(result, solved(round_number, experiment.problem, polish, z0=result.z))
-    about = {"seed": seed, "solver": solver_in_words(solver)} | dict(about or {})
-    if isinstance(solver, AbstractEnsembleSolver):
+        result = _joined(result, solved(round_number, experiment.problem, polish, z0=result))
+    about = {"seed": seed, "solver": words} | dict(about or {})
+    if isinstance(polish, AbstractEnsembleSolver):
         return Calibration(experiment, result, from_ensemble(experiment.problem, result), about)
     try:
         posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
@@ -344,9 +356,11 @@ def solver_in_words(solver: AbstractGradientSolver | AbstractEnsembleSolver) -> 
 def _joined(first: Result, then: Result) -> Result:
     """One result of two solves in a row; the history goes on, with J under the errors in force at the time."""
     history = {name: np.concatenate([first.history[name], values]) for name, values in then.history.items()}
+    failed = {"failed_runs": first.details["failed_runs"] + then.details["failed_runs"]}
 
     def added(one, other):
         return {name: one[name] + other[name] for name in one}
 
     return then._replace(
-        history=history, counts=added(first.counts, then.counts), seconds=added(first.seconds, then.seconds), details=first.details)
+        history=history, counts=added(first.counts, then.counts), seconds=added(first.seconds, then.seconds),
+        details=first.details | then.details | failed)

@@ -165,6 +165,10 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS):
         found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
     found += lonely_minimum(result)
+    lost = int(result.details.get("failed_runs", 0))
+    if lost:
+        found.append(f"{lost} of {result.counts['forward']} runs failed and were left out, or moved and run again: the result knows "
+                     "nothing of that part of the prior.")
     if len(posterior.z) < FEW_MEMBERS:
         found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
     # A model without derivatives cannot say whether its J is stationary; zero is then no finding.

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landcal_jax.blackbox import BlackBoxForward
+from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI
 from landcal_jax.experiment import (
     FIRE_PARAMETERS,
     TRUTH,
+    Experiment,
     calibrate,
     dalec_problem,
     observed_experiment,
@@ -17,10 +20,15 @@ from landcal_jax.experiment import (
     twin_experiment,
     with_estimated_model_error,
 )
+from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
 from landcal_jax.io.model_data import fluxes
+from landcal_jax.members import FailedRuns
 from landcal_jax.models import Dalec2, DalecWater
-from landcal_jax.observations import Observations
+from landcal_jax.observations import Observations, Stream
+from landcal_jax.output import read_warnings
+from landcal_jax.parameters import Parameter, ParameterSpace
+from landcal_jax.problem import Problem
 from landcal_jax.solvers import Status
 from landcal_jax.weather import weather
 
@@ -289,3 +297,64 @@ def test_an_experiment_of_ones_own_needs_the_problem_only(twin):
     assert ds.attrs["title"] == "mine" and "truth" not in ds
     assert not ds["nee_held_out"].any()
     assert (ds["score"].sel(period="held_out", metric="n") == 0).all()
+
+
+# ------------------------------------------------------------------------- solvers that see runs only
+
+@pytest.fixture(scope="module")
+def line():
+    """A straight line seen with an error of twice what is declared; its posterior has a closed form."""
+    x = jnp.linspace(-1.0, 1.0, 200)
+    values = 1.0 + 0.5 * x + 0.2 * np.random.default_rng(0).standard_normal(x.size)
+    space = ParameterSpace({"a": Parameter.normal(0.0, 1.0), "b": Parameter.normal(0.0, 1.0)})
+    stream = Stream(values, 0.1, model_error=0.0, time=np.datetime64("2001-01-01") + np.arange(x.size))
+    forward = FunctionForward(lambda theta: {"y": (theta["a"] + theta["b"] * x)[None]})
+    return Experiment(Problem(space, forward, Observations({"y": stream})), None, "a line", None, True, [], [])
+
+
+def closed_form(experiment):
+    jacobian = np.asarray(experiment.problem.jacobian(jnp.zeros(2))[1])
+    covariance = np.linalg.inv(jacobian.T @ jacobian)
+    return -covariance @ jacobian.T @ np.asarray(experiment.problem.residual_vector(jnp.zeros(2))), covariance
+
+
+def test_the_posterior_of_an_ensemble_is_that_of_the_estimated_error(line):
+    done = calibrate(line, ETKI(size=20), seed=1, progress=False)
+    error = float(np.asarray(done.experiment.problem.observations["y"].model_error).max())
+    assert error == pytest.approx(np.sqrt(0.2**2 - 0.1**2), rel=0.2)
+    mean, covariance = closed_form(done.experiment)
+    np.testing.assert_allclose(done.posterior.covariance, covariance, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(done.result.z, mean, rtol=1e-7)
+    assert done.about["solver"] == "ETKI"
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_search_without_posterior_is_followed_by_one_with_it(line, differentiable):
+    problem = line.problem
+    if not differentiable:
+        def run(theta):
+            return {"y": (theta["a"] + theta["b"] * np.linspace(-1.0, 1.0, 200))[None]}
+
+        problem = problem.with_forward(BlackBoxForward(run, observations=problem.observations))
+    experiment = replace(line, problem=problem, estimate_model_error=False)
+    done = calibrate(experiment, EKI(size=20, to="minimum", tolerance=0.05), seed=1, progress=False)
+    mean, covariance = closed_form(line)
+    np.testing.assert_allclose(done.result.z, mean, atol=1e-5)
+    np.testing.assert_allclose(done.posterior.covariance, covariance, rtol=1e-4, atol=1e-8)
+    assert done.about["solver"] == f"EKI, then {'LevenbergMarquardt' if differentiable else 'IterativeFourDEnVar'}"
+    # The history goes on, and the work of both is counted.
+    assert len(done.result.history["y"]) > 5 and done.result.counts["forward"] > 21 + 21 + 1
+
+
+def test_runs_that_failed_are_counted_in_the_warnings(line):
+    x = jnp.linspace(-1.0, 1.0, 200)
+    # No square root below a = -0.5: a third of the prior.
+    forward = FunctionForward(lambda theta: {"y": (theta["a"] + theta["b"] * x + 0 * jnp.sqrt(theta["a"] + 0.5))[None]})
+    experiment = replace(line, problem=line.problem.with_forward(forward), estimate_model_error=False)
+    done = calibrate(experiment, ESMDA(size=60, inflations=1), seed=1, progress=False, failed=FailedRuns(limit=0.6))
+    lost = int(done.result.details["failed_runs"])
+    assert 10 < lost < 30
+    sentences = read_warnings(done.to_xarray())
+    assert any(sentence.startswith(f"{lost} of {done.result.counts['forward']} runs failed") for sentence in sentences)
+    with pytest.raises(RuntimeError, match="(?s)at most 10%.*at a -"):
+        calibrate(experiment, ESMDA(size=60), seed=1, progress=False, failed=FailedRuns(limit=0.1))
