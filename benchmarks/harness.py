@@ -37,6 +37,10 @@ TARGET = re.compile(r"^(<=|>=|<|>) *([-+.\deE]+)$")
 COMPARE = {"<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b, "<": lambda a, b: a < b, ">": lambda a, b: a > b}
 
 
+# Read when NumPy is imported, which has to be after this module. On one core, or on cores that others use, the threads of OpenBLAS wait
+# for each other so long that an SVD takes 25 times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 Clock = Callable[[], float]
 
 

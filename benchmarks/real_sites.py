@@ -50,7 +50,7 @@ COLD, WARM = "< 150", "< 60"
 def calibrate(site: str, out: Path, cache: Path, options: tuple[str, ...] = ()) -> tuple[xr.Dataset, float]:
     """Run the command in a process of its own: (content of posterior.nc, seconds on the wall)."""
     # What this process has set for itself must not help the other one.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "OPENBLAS_"))}
     begin = time.perf_counter()
     command = Path(sys.executable).with_name("landcal")
     done = subprocess.run(

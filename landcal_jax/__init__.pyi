@@ -1,13 +1,18 @@
 """The public names of landcal_jax; `__init__.py` loads each when it is first used."""
 
+from . import comparison as comparison
 from . import data as data
 from . import io as io
 from . import models as models
 from . import output as output
 from . import plot as plot
+from . import plot_comparison as plot_comparison
 from . import report as report
 from . import testing as testing
 from .blackbox import BlackBoxForward as BlackBoxForward
+from .comparison import ByDifferences as ByDifferences
+from .comparison import Hybrid as Hybrid
+from .comparison import compare as compare
 from .configuration import configure as configure
 from .ensemble import FourDEnVar as FourDEnVar
 from .ensemble import IterativeFourDEnVar as IterativeFourDEnVar
@@ -45,6 +50,8 @@ from .posterior import Posterior as Posterior
 from .posterior import from_ensemble as from_ensemble
 from .posterior import laplace as laplace
 from .problem import Problem as Problem
+from .search import CMAES as CMAES
+from .search import GeneticAlgorithm as GeneticAlgorithm
 from .sites import Sites as Sites
 from .solvers import Result as Result
 from .solvers import SolveError as SolveError

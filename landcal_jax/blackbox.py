@@ -9,6 +9,7 @@ key made of its parameters, so that an ensemble that was killed goes on where it
 (an exception, an exit code, a timeout, no output) is NaN, with a sentence in its record.
 """
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landcal_jax import member_pool
+from landcal_jax import linear_product, member_pool, member_processes, progress
 from landcal_jax.errors import complain
 from landcal_jax.executable import Executable
 from landcal_jax.forward import AbstractForward
@@ -61,11 +62,15 @@ class _Members:
                 ended[key] = kept
                 self.counts["found"] += 1
                 del jobs[key]
-        for member in self.place(list(jobs.values())) if jobs else ():
-            ended[member.key] = member
-            self.counts["run"] += 1
-            if not member.finished:
-                LOG.info("member %s failed: %s", member.key[:16], member.message)
+        total = len(ended) + len(jobs)
+        # Closed at once when something is raised here, and not when nobody holds the traceback any more.
+        with contextlib.closing(self.place(list(jobs.values()))) as members:
+            for member in members if jobs else ():
+                ended[member.key] = member
+                self.counts["run"] += 1
+                progress.members(len(ended), total)
+                if not member.finished:
+                    LOG.info("member %s failed: %s", member.key[:16], member.message)
         self.seen |= set(keys)
         self.failures |= {key: member for key, member in ended.items() if not member.finished}
         self.counts["failed"] = len(self.failures)
@@ -84,10 +89,15 @@ class BlackBoxForward(AbstractForward):
     `workers`: members at a time, the number of cores without it. `processes=True` runs a function on processes instead of threads, if
     it holds the interpreter or may crash it. `client`: a `dask.distributed.Client` that runs members instead of this machine.
 
+    `timeout`: seconds until the run of a function is killed with its process and counts as failed; it needs `processes=True`,
+    since nothing ends a thread. An `Executable` has a timeout of its own.
+
     A model with derivatives of its own serves gradient solvers. `tangent(theta, direction) -> {stream: array}` is the product of its
-    Jacobian with a dict like theta: one call an element of theta gives all derivatives. `adjoint(theta, weights) -> dict like theta`
-    is that of the transpose with a dict of streams: it serves the solvers that need no tangent-linear, such as LBFGS.
-    Raises ValueError for both of them, or a function that `processes=True` cannot send.
+    Jacobian with a dict like theta, and `adjoint(theta, weights) -> dict like theta` that of the transpose with a dict of streams.
+    With both, each solver calls the one that it needs: LevenbergMarquardt a tangent a parameter, LBFGS an adjoint a gradient. A
+    tangent alone serves all of them, at one call an element of theta for a gradient; an adjoint alone those that need no
+    tangent-linear, such as LBFGS.
+    Raises ValueError for a function that `processes=True` cannot send, or a timeout without it.
     """
 
     members: _Members = eqx.field(static=True)
@@ -99,20 +109,22 @@ class BlackBoxForward(AbstractForward):
 
     def __init__(self, run: Callable | Executable, *, observations: Observations, store: str | Path | None = None,
                  workers: int | None = None, processes: bool = False, client: Any = None, retries: int = 0, rerun_failed: bool = False,
-                 keep: Literal["none", "failed", "all"] = "failed", version: str = "", tangent: Callable | None = None,
-                 adjoint: Callable | None = None, name: str | None = None):
-        if tangent is not None and adjoint is not None:
-            raise ValueError(complain("a tangent or an adjoint", "both",
-                                      "tangent= serves every gradient solver, adjoint= is cheaper for LBFGS"))
+                 keep: Literal["none", "failed", "all"] = "failed", version: str = "", timeout: float | None = None,
+                 tangent: Callable | None = None, adjoint: Callable | None = None, name: str | None = None):
         if keep not in ("none", "failed", "all") or retries < 0 or (workers is not None and workers < 1):
             raise ValueError(complain('keep "none", "failed" or "all", retries of 0 or more, workers of 1 or more',
                                       f"{keep!r}, {retries}, {workers}", "leave them out for the defaults"))
-        if processes and not isinstance(run, Executable):
+        apart = processes and not isinstance(run, Executable) and client is None
+        if timeout is not None and not (apart and np.isfinite(timeout) and timeout > 0):
+            raise ValueError(complain(
+                "a timeout above zero, of a function on processes of this machine", f"{timeout:g} s on {_place(run, processes, client)}",
+                "processes=True, timeout=600; for a program Executable(timeout=)"))
+        if apart:
             member_pool.check_sendable(run)
         workers = workers or member_pool.cores()
         self.shapes = tuple((name, tuple(stream.values.shape)) for name, stream in observations.items())
         place = partial(member_pool.on_dask, client=client) if client is not None else partial(
-            member_pool.on_processes if processes and not isinstance(run, Executable) else member_pool.on_threads, workers=workers)
+            member_processes.on_processes, workers=workers, timeout=timeout) if apart else partial(member_pool.on_threads, workers=workers)
         options = {"retries": retries, "rerun_failed": rerun_failed, "keep": keep, "version": version}
         self.members = _Members(run, dict(self.shapes), store, options, place)
         self.tangent, self.adjoint, self.differentiable = tangent, adjoint, tangent is not None or adjoint is not None
@@ -123,12 +135,17 @@ class BlackBoxForward(AbstractForward):
         return False
 
     @property
+    def has_tangent(self):
+        return self.tangent is not None
+
+    @property
     def name(self):
         return self.title
 
     @property
     def description(self):
-        derivatives = "its own tangent-linear" if self.tangent else "its own adjoint" if self.adjoint else "no derivatives"
+        own = [words for words, function in (("tangent-linear", self.tangent), ("adjoint", self.adjoint)) if function is not None]
+        derivatives = f"its own {' and '.join(own)}" if own else "no derivatives"
         return f"external model {self.name} ({derivatives})"
 
     @property
@@ -146,7 +163,7 @@ class BlackBoxForward(AbstractForward):
         theta = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in theta.items()}
         if self.tangent is not None:
             return _with_tangent(self, theta, tuple(operators))
-        return _with_adjoint(self, theta, tuple(operators)) if self.adjoint is not None else _called(self, theta, tuple(operators))
+        return (_called if self.adjoint is None else _with_adjoint)(self, theta, tuple(operators))
 
     def many(self, theta, operators):
         """All members at once, outside of JAX: arrays (member, *dims) -> {stream: (member, site, n_obs)}, NaN for those that fail."""
@@ -167,6 +184,13 @@ class BlackBoxForward(AbstractForward):
         if unknown:
             raise ValueError(complain(f"the streams {', '.join(dict(self.shapes))}", ", ".join(unknown),
                                       "BlackBoxForward(observations=) with all of them"))
+
+
+def _place(run: Any, processes: bool, client: Any) -> str:
+    """Where members run, in words."""
+    if isinstance(run, Executable):
+        return "a program"
+    return "a dask client" if client is not None else "processes" if processes else "threads"
 
 
 # ---------------------------------------------------------------------- inside of JAX
@@ -207,11 +231,15 @@ def _with_tangent(forward, theta, names):
 @_with_tangent.defjvp
 def _tangent_rule(forward, names, primals, tangents):
     (theta,), (along,) = primals, tangents
+    value = _with_tangent(forward, theta, names)
+    if forward.adjoint is not None:
+        shapes = tuple((name, dict(forward.shapes)[name]) for name in names)
+        return value, linear_product.product(partial(_tangents, forward), partial(_adjoints, forward), theta, along, shapes)
     size = sum(leaf.size for leaf in theta.values())
     # The whole Jacobian, so that JAX can transpose what follows: gradients come from tangents too.
     matrix = _outside(forward, partial(_jacobians, forward, names), _shaped(forward, names, size), theta)
     direction = jnp.concatenate([jnp.ravel(along[name]) for name in theta])
-    return _with_tangent(forward, theta, names), {name: jnp.tensordot(direction, matrix[name], 1) for name in names}
+    return value, {name: jnp.tensordot(direction, matrix[name], 1) for name in names}
 
 
 def _jacobians(forward: BlackBoxForward, names: tuple[str, ...], theta: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -239,6 +267,12 @@ def _adjoint_backward(forward, names, theta, weights):
 
 
 _with_adjoint.defvjp(_adjoint_forward, _adjoint_backward)
+
+
+def _tangents(forward: BlackBoxForward, theta: dict[str, np.ndarray], along: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    products = [_product(forward.tangent, member, direction, dict(forward.shapes))
+                for member, direction in zip(_members_of(theta), _members_of(along), strict=True)]
+    return {name: np.stack([product[name] for product in products]) for name, _ in forward.shapes}
 
 
 def _adjoints(forward: BlackBoxForward, theta: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

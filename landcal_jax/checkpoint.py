@@ -7,6 +7,7 @@ file with its name is whole whenever the process dies.
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from landcal_jax import devices
 from landcal_jax.errors import complain
 
 VERSION = 1
@@ -68,7 +70,7 @@ def fingerprint(problem: Any, solver: Any, *parts: Any) -> str:
         if eqx.is_array(leaf) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         if eqx.is_array_like(leaf):
-            array = np.asarray(leaf)
+            array = devices.gathered(leaf)
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:
             digest.update(_without_addresses(repr(leaf)).encode())
@@ -95,16 +97,21 @@ def save(path: Path, belongs_to: str, start_shape: tuple[int, ...], state: Any, 
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
-def load(path: str | Path, belongs_to: str) -> Saved | None:
-    """What `save` wrote; None if there is no file.
+def load(path: str | Path, belongs_to: str, *, shared: bool = False) -> Saved | None:
+    """What `save` wrote; None if there is no file. `shared`: several processes go on from the file that the first of them sees.
 
     Raises ValueError if the file is damaged, or belongs to another problem, solver, first guess or seed.
     """
     path = Path(path)
-    if not path.is_file():
+    content = path if path.is_file() else None
+    if shared:
+        # Each of them reading for itself, one could find a file that another did not, and they would no longer do the same.
+        read = devices.from_first(None if content is None or jax.process_index() else path.read_bytes())
+        content = None if read is None else io.BytesIO(read)
+    if content is None:
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(content, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             leaves = [file[f"leaf_{n}"] for n in range(sum(name.startswith("leaf_") for name in file.files))]
             history = {term: file[f"history_{n}"] for n, term in enumerate(about["terms"])}

@@ -28,6 +28,7 @@ from landcal_jax.ensemble_space import (
     doubts,
     flat,
     given_members,
+    near,
     nearest_z,
     reach,
     tapers_of,
@@ -88,12 +89,12 @@ class FourDEnVar(AbstractEnsembleSolver):
     `localisation`: stream -> taper (n, site, n_obs) in 0 to 1, how much each observation may move each parameter (all
     where a stream is absent): each parameter then has its own analysis with R / taper (Hunt et al. 2007, Physica D 230, 112).
 
-    `details`: `analysis`, `posterior` and `posterior_covariance` in the control space; `posterior_z`, the members
-    inside the bounds; `posterior_outside`, how many are not; and what the ensemble cannot reach: `outside_envelope`, fraction of
-    the observed values more than two standard deviations beyond all members; `span_chi_square`, mean square of what no combination of
-    the members explains, one if R is right; `distance`, that of the analysis from the mean, and `farthest_member`, both as
-    mean square in standard deviations of the ensemble; `predicted_cost`, the sum of J's observation terms if the model were linear,
-    against `Result.terms`; `span`: all this in a sentence.
+    `details`: `analysis`, `posterior` and `posterior_covariance` in the control space; `posterior_z`, the members inside the bounds;
+    `posterior_outside`, how many are not; `left_out`, members that failed or blew up; and what the ensemble cannot reach:
+    `outside_envelope`, fraction of the observed values more than two standard deviations beyond all members; `span_chi_square`, mean
+    square of what no combination of the members explains, one if R is right; `distance`, that of the analysis from the mean, and
+    `farthest_member`, both as mean square in standard deviations of the ensemble; `predicted_cost`, the sum of J's observation terms
+    if the model were linear, against `Result.terms`; `span`: all this in a sentence.
     """
 
     members: Array | None = None
@@ -164,6 +165,7 @@ class FourDEnVar(AbstractEnsembleSolver):
         out = {"method": np.array("4DEnVar"), "analysis": np.asarray(state.analysis), "posterior": np.asarray(state.posterior)[kept],
                "posterior_covariance": np.asarray(state.covariance), "posterior_z": np.asarray(state.posterior_z)[inside],
                "posterior_space": np.array(self.space), "posterior_outside": np.asarray((kept & ~inside).sum()),
+               "left_out": np.asarray((~kept).sum()),
                "span": np.array("; ".join(doubts(state.measures) + self._notes(state)) or "the ensemble reaches the observations")}
         return out | measures
 
@@ -180,7 +182,8 @@ class FourDEnVar(AbstractEnsembleSolver):
 
     def _analyse(self, problem, state, ran, residuals):
         """The analysis and its ensemble, from the runs of the mean and of the members."""
-        D, kept = np.concatenate(list(residuals.values()), axis=1), ran.finished[1:]
+        D = np.concatenate(list(residuals.values()), axis=1)
+        kept = near(D[1:], ran.finished[1:])
         vectors = jnp.concatenate([state.analysis[None], state.members])
         members = where_they_ran(problem, ran, self.ask(problem, state), vectors, self.space)[1:]
         terms = cost_terms(to_z(problem, state.analysis, self.space), residuals)
@@ -226,7 +229,8 @@ class IteratedState(eqx.Module):
 
     `spread` (p, p): where the members of the next bundle lie, in w. `kind`: 0 first bundle with its centre, 1 bundle, 2 trials,
     3 nothing. `step` (p,): the Gauss-Newton step, of which `TRIALS` are tried. `root` (p, p): of the covariance of w.
-    `shrink`: what the trials are multiplied by after some without decrease; in the transform form, the spread.
+    `shrink`: what the trials are multiplied by after some without decrease; in the transform form, the spread. `left_out`: members
+    of bundles that failed or blew up.
     """
 
     centre: Array
@@ -238,6 +242,7 @@ class IteratedState(eqx.Module):
     root: Array
     step: Array
     shrink: Array
+    left_out: Array
     kind: Array
     status: Array
 
@@ -257,7 +262,9 @@ class IterativeFourDEnVar(AbstractEnsembleSolver):
     the prior; without it `size` draws of second order exactly, so that the prior of the problem is kept if they outnumber the parameters.
     `tolerance`: stop when the expected further decrease of J is below it (relative to J above 1).
 
-    `details`: `analysis`, `posterior_z` (member, n), `posterior_covariance` in z: N(analysis, (I + G'G)^-1) in the span.
+    `details`: `analysis`, `posterior_z` (member, n), `posterior_covariance` in z: N(analysis, (I + G'G)^-1) in the span, which
+    `from_ensemble` draws from, but for the transform form, whose members are its posterior ensemble; `left_out`, members of bundles
+    that failed or blew up.
     An iteration of `solve` is one batch of runs. References: Sakov, Oliver and Bertino (2012), Monthly Weather Review 140, 1988;
     Bocquet and Sakov (2014), Quarterly Journal of the Royal Meteorological Society 140, 1521.
     """
@@ -287,7 +294,7 @@ class IterativeFourDEnVar(AbstractEnsembleSolver):
         w = np.linalg.lstsq(directions, np.asarray(z0) - centre, rcond=None)[0]
         residual = {name: jnp.zeros(int(stream.count)) for name, stream in problem.observations.items()}
         return IteratedState(*map(jnp.asarray, (centre, directions, w)), residual, no_terms(problem), jnp.asarray(spread),
-                             jnp.eye(len(w)), jnp.zeros(len(w)), *map(jnp.asarray, (1.0, 0, int(Status.RUNNING))))
+                             jnp.eye(len(w)), jnp.zeros(len(w)), *map(jnp.asarray, (1.0, 0, 0, int(Status.RUNNING))))
 
     def ask(self, problem, state):
         if int(state.kind) == 2:
@@ -326,8 +333,10 @@ class IterativeFourDEnVar(AbstractEnsembleSolver):
             # Members whose mean is the analysis: p directions need one more member.
             simplex = np.linalg.svd(np.eye(number + 1) - 1 / (number + 1))[0][:, :number]
             posterior = analysis + np.sqrt(number) * simplex @ root.T
+        # The transform form has an ensemble; what the other one leaves are as few members as have this mean and covariance.
         return {"method": np.array("iterated 4DEnVar"), "analysis": analysis, "posterior_z": posterior,
-                "posterior_covariance": root @ root.T}
+                "posterior_covariance": root @ root.T, "posterior_gaussian": np.array(self.scaling is not None),
+                "left_out": np.asarray(state.left_out)}
 
     def _trials(self, state):
         """Weights (trial, p) that are tried."""
@@ -340,8 +349,8 @@ class IterativeFourDEnVar(AbstractEnsembleSolver):
     def _linearised(self, state, ran, residuals):
         """The Gauss-Newton step, from the runs of a bundle."""
         # By name: the dictionary of a state comes back from JAX in the order of the alphabet.
-        d, kept = np.concatenate([np.asarray(state.residual[name]) for name in residuals]), ran.finished
-        D = np.concatenate(list(residuals.values()), axis=1)
+        d, D = np.concatenate([np.asarray(state.residual[name]) for name in residuals]), np.concatenate(list(residuals.values()), axis=1)
+        kept = near(D, ran.finished)
         away, moved = np.array(state.spread), np.asarray(jnp.any(ran.z != self._z(state, state.w + state.spread.T), axis=1))
         away[:, moved] = np.linalg.lstsq(np.asarray(state.directions), np.asarray(ran.z - self._z(state, state.w))[moved].T, rcond=None)[0]
         Y = (d - D[kept]).T @ np.linalg.pinv(away[:, kept])  # what a failed member would have told is taken for zero
@@ -351,7 +360,8 @@ class IterativeFourDEnVar(AbstractEnsembleSolver):
         step, decrease = found.w - w, 0.5 * np.sum(np.linalg.solve(found.root, found.w - w) ** 2)
         cost = 0.5 * w @ w + 0.5 * d @ d
         done = decrease <= self.tolerance * max(cost, 1.0)
-        state = changed(state, step=step, root=found.root, kind=3 if done else 2, status=int(Status.CONVERGED if done else Status.RUNNING))
+        state = changed(state, step=step, root=found.root, kind=3 if done else 2, left_out=int(state.left_out) + int((~kept).sum()),
+                        status=int(Status.CONVERGED if done else Status.RUNNING))
         if self.scaling is None:
             return changed(state, spread=float(state.shrink) * np.sqrt(len(w) - 1) * found.root)
         return changed(state, shrink=1.0)

@@ -12,6 +12,8 @@ with more members. Which method ends with a posterior:
 * `EKI` and `ETKI` with `to="minimum"`: no. They go on beyond t = 1 with the prior among the observations, towards the minimum
   of J, and the ensemble draws together to a point.
 
+Members that fail or blow up are left out, and counted in `details["left_out"]`; a sigma point is mirrored instead.
+
 References: Emerick and Reynolds (2013), Computers & Geosciences 55, 3; Iglesias, Law and Stuart (2013), Inverse Problems 29,
 045001; Iglesias and Yang (2021), Inverse Problems 37, 025008; Chada, Stuart and Tong (2020), SIAM Journal on Numerical Analysis
 58, 1263; Huang, Huang, Reich and Stuart (2022), Inverse Problems 38, 125006.
@@ -26,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landcal_jax.ensemble_space import changed, given_members
+from landcal_jax.ensemble_space import changed, given_members, near
 from landcal_jax.errors import complain
 from landcal_jax.members import cost_terms, draw_members, no_terms, whitened
 from landcal_jax.solvers import AbstractEnsembleSolver, Counts, Progress, Status
@@ -82,7 +84,7 @@ class _EnsembleKalman(AbstractEnsembleSolver):
             return changed(state, z=ran.z[0], terms=terms, status=int(self._end() if good else Status.NOT_FINITE))
         with np.errstate(over="ignore"):
             misfit = 0.5 * np.sum(D[1:] ** 2, axis=1)
-        good = ran.finished[1:] & np.isfinite(misfit)
+        good = near(D[1:], ran.finished[1:] & np.isfinite(misfit))
         alive, members = np.array(state.alive), np.array(state.members)
         members[alive] = ran.z[1:]
         alive[alive] = good
@@ -106,7 +108,7 @@ class _EnsembleKalman(AbstractEnsembleSolver):
     def details(self, state):
         members = np.asarray(state.members)[np.asarray(state.alive)]
         out = {"method": np.array(type(self).__name__), "members_z": members, "time": np.asarray(state.time),
-               "steps": np.asarray(state.steps)}
+               "steps": np.asarray(state.steps), "left_out": np.asarray((~state.alive).sum())}
         # Before t = 1 the members have seen a part of the observations only, and are no posterior.
         return out | ({"posterior_z": members} if bool(state.last) and not self._to_minimum() else {})
 
@@ -256,7 +258,8 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
     It starts at z0 with the covariance of the prior, and has N(posterior mean, posterior covariance) as its fixed point where the
     model is linear: errors halve with each iteration. Without draws; no key is needed. A sigma point whose run fails is
     mirrored from the one across, and tells nothing when both fail. `tolerance`: stop when the mean moves by less in posterior standard
-    deviations, and the variances relative to themselves. `details`: `posterior_covariance`, and 2 n `posterior_z` with it.
+    deviations, and the variances relative to themselves. `details`: `posterior_covariance`, and 2 n `posterior_z` with it;
+    `from_ensemble` draws from that Gaussian.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-4)
@@ -284,7 +287,7 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         if bool(state.last):
             return changed(state, z=ran.z[0], terms=terms, status=int(Status.ANALYSIS))
         Z, D, n = np.asarray(ran.z), np.concatenate(list(residuals.values()), axis=1), len(state.mean)
-        good = ran.finished & np.isfinite(D).all(axis=1)
+        good = near(D, ran.finished & np.isfinite(D).all(axis=1))
         for one in np.flatnonzero(~good):
             across = one + n if one <= n else one - n
             D[one] = 2 * D[0] - D[across] if good[across] else D[0]
@@ -306,7 +309,8 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         if bool(state.last):
             covariance, n = np.asarray(state.covariance), len(state.mean)
             away = _sigma(covariance, np.sqrt((2 * n - 1) / 2))  # the sample covariance of the points is that of the Gaussian
-            out |= {"posterior_z": np.asarray(state.mean) + np.concatenate([away, -away]), "posterior_covariance": covariance}
+            out |= {"posterior_z": np.asarray(state.mean) + np.concatenate([away, -away]), "posterior_covariance": covariance,
+                    "posterior_gaussian": np.array(True)}
         return out
 
 

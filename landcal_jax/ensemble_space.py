@@ -18,6 +18,7 @@ from landcal_jax.problem import Problem
 
 OUTSIDE_LIMIT = 0.05  # of the observed values more than two standard deviations beyond all members
 MEASURES = ("outside_envelope", "span_chi_square", "distance", "farthest_member", "predicted_cost")
+FARTHEST = 1e8  # times as far from the observations as the median member: its rounding would bury what the others tell
 UNEXPLAINED_LIMIT = 2.0  # mean square of what no combination of the members explains, in standard deviations
 
 
@@ -35,6 +36,17 @@ def weights(Y: np.ndarray, d: np.ndarray, damping: float = 1.0) -> Weights:
     number = min(U.shape[1], len(s))
     w = Vt[:number].T @ (s[:number] / (damping + s[:number] ** 2) * (U[:, :number].T @ d))
     return Weights(w, (Vt.T / np.sqrt(damping + s**2)) @ Vt)
+
+
+def near(D: np.ndarray, finished: np.ndarray) -> np.ndarray:
+    """Which members ran to their end and not beyond all measure, from their whitened residuals D (member, m).
+
+    A model that blows up may do so without an overflow. Its member says no more than that it is far away; but the decomposition of
+    all members is exact to rounding of the largest, and nothing of the others would be left.
+    """
+    with np.errstate(over="ignore"):
+        away = np.abs(D).max(axis=1, initial=0.0)
+    return finished & (away <= FARTHEST * max(np.median(away[finished]), 1.0) if finished.any() else False)
 
 
 def reach(problem: Problem, ran: Ran, kept: np.ndarray, X: np.ndarray, Y: np.ndarray, d: np.ndarray, increment: np.ndarray):

@@ -305,7 +305,7 @@ def calibrate(
         result = _joined(result, solved(round_number, experiment.problem, polish, z0=result))
     about = {"seed": seed, "solver": words} | dict(about or {})
     if isinstance(polish, AbstractEnsembleSolver):
-        return Calibration(experiment, result, from_ensemble(experiment.problem, result), about)
+        return Calibration(experiment, result, from_ensemble(experiment.problem, result, draws=draws, key=seed), about)
     try:
         posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
     except ValueError as error:

@@ -5,13 +5,16 @@ model with sites (`SiteForward`), any JAX function (`FunctionForward`) and an em
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
+from landcal_jax import devices
 from landcal_jax.errors import complain
 from landcal_jax.model import AbstractModel, Run, Theta, equilibrium, simulate
 from landcal_jax.sites import Sites
@@ -36,6 +39,11 @@ class AbstractForward(eqx.Module):
         return True
 
     @property
+    def has_tangent(self) -> bool:
+        """Whether forward mode works: a map with nothing but an adjoint of its own has derivatives, but no tangents."""
+        return self.differentiable
+
+    @property
     @abc.abstractmethod
     def description(self) -> str:
         """One line for the printed problem."""
@@ -49,6 +57,16 @@ class AbstractForward(eqx.Module):
     def output_units(self) -> dict[str, str] | None:
         """Unit of each stream where the map knows it (a stream in another unit is then refused); None where not."""
         return None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices among which its sites are divided; None is one device."""
+        return None
+
+    def spread(self, mesh: Mesh) -> "AbstractForward":
+        """The same map with its sites divided among the devices of `mesh`. Raises ValueError for a map that has no sites."""
+        raise ValueError(complain("a SiteForward, whose sites can be divided among devices", self.description,
+                                  'problem.spread("members"), which divides its ensembles'))
 
 
 class SiteForward(AbstractForward):
@@ -75,15 +93,29 @@ class SiteForward(AbstractForward):
         """Run the model at every site: a `Run` with arrays (site, time)."""
         local = self.sites.gather(theta, self.dims)
 
+        mesh, lengths = self.sites.mesh, self.sites.lengths
+        if mesh is not None:
+            # As one array, so that the devices exchange its derivative at once.
+            rows, lengths = devices.along((jnp.stack(list(local.values()), axis=1), lengths), mesh)
+            local = {name: rows[:, n] for n, name in enumerate(local)}
+
         def one(theta, forcing, steps):
             start = equilibrium(self.model, theta, forcing, steps=steps) if self.spin_up else None
             return simulate(self.model, theta, forcing, initial_state=start, save=save, checkpoint=self.checkpoint)
 
-        if len(self.sites.names) > 1:
-            return jax.vmap(one)(local, self.sites.forcing, self.sites.lengths)
+        if len(lengths) > 1:
+            run = jax.vmap(one)(local, self.sites.forcing, lengths)
+            return run if mesh is None else devices.whole(run, mesh, len(self.sites.names))
         # A batch of one costs twice the time of a plain run: its loop works on arrays instead of registers.
         alone = one(*jax.tree.map(lambda leaf: leaf[0], (local, self.sites.forcing)), None)
         return jax.tree.map(lambda leaf: leaf[None], alone)
+
+    def spread(self, mesh):
+        return dataclasses.replace(self, sites=self.sites.spread(mesh))
+
+    @property
+    def mesh(self):
+        return self.sites.mesh
 
     @property
     def name(self):

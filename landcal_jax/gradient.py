@@ -18,6 +18,7 @@ import optax
 from jax import Array
 from scipy.special import ndtri
 
+from landcal_jax import devices
 from landcal_jax.errors import complain
 from landcal_jax.members import run_costs
 from landcal_jax.problem import Linearisation, Problem
@@ -299,7 +300,8 @@ class MultiStart(AbstractGradientSolver):
     end of each (`start_cost`, `end_cost`, `end_z`, `end_status`), because their spread tells how rough J is.
 
     `batch_size` starts are run together by vmap, the others after them. Without it that is all on an accelerator and one on
-    a CPU, where the tangents of one start fill the vector units already and finished starts then cost nothing.
+    a CPU, where the tangents of one start fill the vector units already and finished starts then cost nothing. On a problem that
+    is spread over devices (`problem.spread()`) each of them runs a share of the starts, `batch_size` at a time.
     """
 
     solver: AbstractGradientSolver
@@ -337,9 +339,13 @@ class MultiStart(AbstractGradientSolver):
         return MultiStartState(states, self._costs(states), jnp.asarray(0))
 
     def step(self, problem, state):
-        size = self.batch_size or (1 if jax.default_backend() == "cpu" else self.number)
-        # With a batch of one lax.map stays a loop, in which a finished start is skipped.
-        starts = jax.lax.map(lambda one: self.solver.step(problem, one), state.starts, batch_size=size if size > 1 else None)
+        def advance(states):
+            most = len(jax.tree.leaves(states)[0])
+            size = min(self.batch_size or (1 if jax.default_backend() == "cpu" else most), most)
+            # With a batch of one lax.map stays a loop, in which a finished start is skipped.
+            return jax.lax.map(lambda one: self.solver.step(problem, one), states, batch_size=size if size > 1 else None)
+
+        starts = (advance if problem.mesh is None else devices.divided(advance, problem.mesh))(state.starts)
         state = MultiStartState(starts, state.first, state.iterations + 1)
         return state if self.explore is None else self._select(state)
 

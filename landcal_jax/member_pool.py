@@ -1,4 +1,4 @@
-"""Many runs of an external model at once: on threads, on processes of this machine, or on a `dask.distributed` client.
+"""Many runs of an external model at once: on threads of this machine, or on a `dask.distributed` client.
 
 One function, `run_member`, does a member from its working directory to its record, wherever it runs; so what a worker has
 finished is on disk even if the ensemble that asked for it is dead by then.
@@ -6,9 +6,9 @@ finished is on disk even if the ensemble that asked for it is dead by then.
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib.util
 import inspect
-import multiprocessing
 import os
 import pickle
 import queue
@@ -18,7 +18,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +35,7 @@ class Job:
     """One member to run: the model, its parameters, the streams and shapes it has to give, and where it is kept.
 
     `retries`: runs made again after a failure. `again`: run it once more though its record says that it failed.
-    `keep`: whose working directories stay.
+    `keep`: whose working directories stay. `made`: runs made before, where no store has counted them.
     """
 
     key: str
@@ -47,6 +46,7 @@ class Job:
     retries: int = 0
     again: bool = False
     keep: Literal["none", "failed", "all"] = "failed"
+    made: int = 0
 
 
 def known(job: Job) -> Member | None:
@@ -57,23 +57,26 @@ def known(job: Job) -> Member | None:
     return kept
 
 
-def run_member(job: Job, running: Running | None = None) -> Member:
-    """Run one member to its end, or find that it has been run; raises nothing for a run that fails, which is in its record."""
+def run_member(job: Job, running: Running | None = None, begun: Callable[[int, str], None] | None = None) -> Member:
+    """Run one member to its end, or find that it has been run; raises nothing for a run that fails, which is in its record.
+
+    `begun` is called before each run with its number, from 1, and its working directory ("" if it has none).
+    """
     kept = known(job)
     if kept is not None:
         return kept
     before = None if job.store is None or job.again else job.store.load(job.key)
-    attempts = 0 if before is None else before.attempts
+    attempts = job.made if before is None else before.attempts
     while True:
         attempts += 1
-        member = replace(_attempt(job, running), attempts=attempts)
+        member = replace(_attempt(job, running, None if begun is None else functools.partial(begun, attempts)), attempts=attempts)
         if job.store is not None:
             job.store.save(member)
         if member.finished or attempts > job.retries:
             return member
 
 
-def _attempt(job: Job, running: Running | None) -> Member:
+def _attempt(job: Job, running: Running | None, begun: Callable[[str], None] | None) -> Member:
     start = time.perf_counter()
     if not all(np.isfinite(value).all() for value in job.theta.values()):
         return Member(job.key, "failed", job.theta, None, "parameters that are not finite")
@@ -85,6 +88,8 @@ def _attempt(job: Job, running: Running | None) -> Member:
         if isinstance(job.run, Executable):
             # A mistake in templates or names is one of all members: it is raised, and no member is said to have failed.
             job.run.prepare(job.theta, folder)
+        if begun is not None:
+            begun("" if folder is None else str(folder))
         try:
             found = job.run(folder, running) if isinstance(job.run, Executable) else \
                 job.run(dict(job.theta), folder) if folder else job.run(dict(job.theta))
@@ -178,33 +183,6 @@ def _next(ended: queue.SimpleQueue) -> concurrent.futures.Future:
             return ended.get(timeout=0.5)
 
 
-def on_processes(jobs: Sequence[Job], workers: int) -> Iterator[Member]:
-    """Run jobs on fresh processes of this machine; a run that kills its process is a failed member, not the end of the ensemble."""
-    left, width = list(jobs), workers
-    while left:
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(min(width, len(left)), mp_context=context)
-        futures = [pool.submit(run_member, job) for job in left]
-        done, broken = 0, False
-        try:
-            for future in futures:
-                try:
-                    yield future.result()
-                    done += 1
-                except BrokenProcessPool:
-                    broken = True
-                    break
-        finally:
-            pool.shutdown(wait=not broken, cancel_futures=True)
-        left = left[done:]
-        if broken and width == 1:
-            # Alone in its process, so it is this one that has ended it.
-            yield _lost(left[0], "the run ended the process it was in (a crash of compiled code, or no memory left)")
-            left, width = left[1:], workers
-        elif broken:
-            width = 1
-
-
 def on_dask(jobs: Sequence[Job], client: Any) -> Iterator[Member]:
     """Run jobs on a `dask.distributed.Client`; the workers must see the folder of the store. A lost worker's members run elsewhere."""
     from dask.distributed import as_completed
@@ -215,7 +193,7 @@ def on_dask(jobs: Sequence[Job], client: Any) -> Iterator[Member]:
     try:
         for future in as_completed(list(futures)):
             if future.status == "error" and type(future.exception()).__name__ == "KilledWorker":
-                yield _lost(futures[future], "the workers that ran it were lost, more often than dask allows")
+                yield lost(futures[future], "the workers that ran it were lost, more often than dask allows")
             else:
                 yield future.result()
     except BaseException:
@@ -223,8 +201,11 @@ def on_dask(jobs: Sequence[Job], client: Any) -> Iterator[Member]:
         raise
 
 
-def _lost(job: Job, message: str) -> Member:
-    member = Member(job.key, "failed", job.theta, None, message)
+def lost(job: Job, message: str, attempts: int = 1, folder: str = "", seconds: float = 0.0) -> Member:
+    """The record of a member whose run has ended the process it was in, or was ended with it."""
+    if folder:
+        _clear(job, Path(folder), lambda: False)
+    member = Member(job.key, "failed", job.theta, None, message, attempts, seconds, folder if folder and Path(folder).exists() else "")
     if job.store is not None:
         job.store.save(member)
     return member

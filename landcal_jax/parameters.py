@@ -236,7 +236,10 @@ class ParameterSpace(eqx.Module):
         return low[self.layout.free_index], high[self.layout.free_index]
 
     def _checked(self, vector: ArrayLike) -> jax.Array:
-        vector = jnp.asarray(vector, jnp.result_type(vector, jnp.float32))
+        vector = jnp.asarray(vector)
+        # A weak type, as of jnp.full(n, 0.1), would go down to single precision where it meets that; converted, it is weak no more.
+        whole = not jnp.issubdtype(vector.dtype, jnp.floating)
+        vector = jax.lax.convert_element_type(vector, jnp.result_type(float) if whole else vector.dtype)
         if vector.ndim == 0 or vector.shape[-1] != self.size:
             raise ValueError(complain(f"a vector (or members x vector) with {self.size} entries, one for each free "
                                       "element", f"an array of shape {vector.shape}", "space.labels shows the order"))

@@ -7,8 +7,9 @@ minimum of J over z is the MAP in z. Where priors are Gaussian and unbounded tha
 bounded it is not, because densities change under the transform: it is then the mode in the whitened space.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 
+from landcal_jax import devices as several
 from landcal_jax.errors import complain
 from landcal_jax.forward import AbstractForward
 from landcal_jax.model import Theta
@@ -46,8 +49,12 @@ class Problem(eqx.Module):
     forward: AbstractForward
     observations: Observations
     difference_step: float | None = eqx.field(static=True, default=None)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    """The devices among which members are divided, see `spread`; None is one device."""
 
     def __check_init__(self):
+        if self.mesh is not None and self.forward.mesh is not None:
+            raise ValueError(complain("members or sites divided among devices", "both", "spread the original problem once"))
         units = self.forward.output_units
         if units:
             self.observations.check_units(units)
@@ -95,7 +102,8 @@ class Problem(eqx.Module):
     def ensemble(self, Z: Array, *, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Modelled observations of many members: Z (member, n) -> {stream: (member, site, n_obs)}.
 
-        Members run in batches of `batch_size`; a member that fails is NaN. Those of an external model are all given to it at once.
+        Members run in batches of `batch_size`, of each device if they are spread over several; a member that fails is NaN. Those
+        of an external model are all given to it at once.
         """
         if not self.forward.traceable:
             operators = {name: stream.operator for name, stream in self.observations.items()}
@@ -104,11 +112,11 @@ class Problem(eqx.Module):
 
     def with_observations(self, observations: Observations) -> "Problem":
         """The same problem with other observations, such as the held-out ones."""
-        return Problem(self.space, self.forward, observations, self.difference_step)
+        return dataclasses.replace(self, observations=observations)
 
     def with_forward(self, forward: AbstractForward) -> "Problem":
         """The same problem with another forward map, such as an emulator."""
-        return Problem(self.space, forward, self.observations, self.difference_step)
+        return dataclasses.replace(self, forward=forward)
 
     def finite_difference(self, step: float = 1e-6) -> "Problem":
         """The same problem with derivatives by forward differences of `step` in z, for comparison with exact ones only.
@@ -116,7 +124,37 @@ class Problem(eqx.Module):
         Every solver that takes the problem takes this twin. Its Jacobian costs n extra runs whenever a derivative of
         any kind is asked for, as it does for a model without adjoint; `Result.counts` counts them.
         """
-        return Problem(self.space, self.forward, self.observations, step)
+        return dataclasses.replace(self, difference_step=step)
+
+    def spread(self, over: Literal["members", "sites"] = "members", devices: Sequence[jax.Device] | None = None) -> "Problem":
+        """The same problem on several devices, by default on all of them, those of other processes included.
+
+        `over="members"`: every ensemble is divided, a share of the members to each device. That serves ensemble and search
+        solvers, `costs`, multi-start (candidates and starts) and the draws of a posterior. `over="sites"`: every run is divided, and
+        each device holds the forcing of its own sites alone; that serves gradient solvers, and records that are too long for one device.
+        The numbers need not divide each other: what is missing is filled with copies, which are cut off from the results.
+        Results are those of one device to rounding. `landcal_jax.devices` says what to set on a laptop and on a cluster.
+
+        Raises ValueError for a model that JAX does not compile, for sites where the map has none, and for a problem whose
+        sites are spread already.
+        """
+        if over not in ("members", "sites"):
+            raise ValueError(complain('"members" or "sites"', repr(over), "problem.spread() divides the members of ensembles"))
+        if not self.forward.traceable:
+            raise ValueError(complain("a model that JAX compiles, to divide it among devices", self.forward.description,
+                                      "run members of an external model on several workers: BlackBoxForward(..., client=)"))
+        mesh = several.line_of(devices)
+        return dataclasses.replace(self, mesh=mesh) if over == "members" else dataclasses.replace(self, forward=self.forward.spread(mesh))
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is spread over the devices of several processes, which then have to do the same with it, in the same order."""
+        return several.shared(self.mesh or self.forward.mesh)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process shows and writes what is done with the problem: of those that share it, the first."""
+        return not self.shared or jax.process_index() == 0
 
     def require_gradient(self, what: str) -> None:
         """Raise TypeError with advice if the forward map cannot be differentiated."""
@@ -133,8 +171,11 @@ class Problem(eqx.Module):
         def indent(text):
             return "\n".join("  " + line for line in str(text).splitlines())
 
+        over = "members" if self.mesh is not None else "sites"
+        mesh = self.mesh or self.forward.mesh
+        spread = "" if mesh is None else f"devices: {over} on {mesh.size} of {mesh.devices.flat[0].device_kind}\n"
         return (f"Problem: {self.space.size} free parameters, {int(self.observations.count)} observed values\n"
-                f"forward: {self.forward.description}\n"
+                f"forward: {self.forward.description}\n{spread}"
                 f"observations:\n{indent(self.observations)}\nparameters:\n{indent(self.space)}")
 
 
@@ -160,7 +201,7 @@ def _differenced_jvp(primals, tangents):
 
 @eqx.filter_jit
 def _predict_many(problem: Problem, Z: Array) -> dict[str, Array]:
-    return jax.vmap(problem.predict)(Z)
+    return _divided(jax.vmap(problem.predict), problem, Z)
 
 
 @eqx.filter_jit
@@ -170,7 +211,11 @@ def _physical(space: ParameterSpace, Z: Array) -> Theta:
 
 @eqx.filter_jit
 def _cost_many(problem: Problem, Z: Array) -> Array:
-    return jax.vmap(problem.cost)(Z)
+    return _divided(jax.vmap(problem.cost), problem, Z)
+
+
+def _divided(function, problem: Problem, Z: Array):
+    return function(Z) if problem.mesh is None else several.by_rows(function, problem.mesh)(Z)
 
 
 def costs(problem: Problem, Z: Array, *, batch_size: int = 256) -> np.ndarray:
@@ -189,13 +234,13 @@ def _costs_of(observations: Observations, Z: Array, predicted: dict[str, Array])
 
 
 def _in_batches(function, problem: Problem, Z: Array, batch_size: int):
-    parts = []
-    size = min(batch_size, len(Z))
+    devices = 1 if problem.mesh is None else problem.mesh.size
+    Z, parts = np.asarray(Z), []
+    size = min(batch_size, -(-len(Z) // devices)) * devices
     for start in range(0, len(Z), size):
-        members = jnp.asarray(Z[start : start + size])
         # The last batch is filled with copies, so that one compiled function serves all.
-        filled = jnp.concatenate([members, jnp.broadcast_to(members[:1], (size - len(members), members.shape[1]))])
-        parts.append(jax.tree.map(np.asarray, function(problem, filled)))
+        members = several.fill(Z[start : start + size], size)
+        parts.append(jax.tree.map(several.gathered, function(problem, jnp.asarray(members))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(Z)], *parts)
 
 

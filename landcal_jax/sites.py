@@ -4,6 +4,7 @@ Sites may have records of different lengths. The shorter ones are padded with th
 in ordinary weather there; no observation can fall on a padded step, so it changes neither J nor its gradient.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
+from jax.sharding import Mesh
 
+from landcal_jax import devices
 from landcal_jax.errors import complain
 from landcal_jax.model import AbstractModel, Theta
 
@@ -23,6 +26,7 @@ class Sites(eqx.Module):
 
     `days`: (site, time) whole days since 1970-01-01, one label a step; padded steps repeat the last one.
     `lengths`: (site,) number of real steps. `index`: dim -> (site,) integer row of parameters with that dimension.
+    `mesh`: the devices among which the sites are divided, see `spread`; None is one device.
     """
 
     forcing: Any
@@ -30,6 +34,7 @@ class Sites(eqx.Module):
     lengths: Array
     index: dict[str, Array]
     names: tuple[str, ...] = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @classmethod
     def from_datasets(
@@ -103,6 +108,16 @@ class Sites(eqx.Module):
             return value[tuple(self.index[dim] for dim in declared)] if declared else jnp.broadcast_to(value, (len(self.names),))
 
         return {name: at_sites(name, value) for name, value in theta.items()}
+
+    def spread(self, mesh: Mesh) -> "Sites":
+        """The same sites with the forcing divided among the devices of `mesh`, each of which holds that of its own sites.
+
+        Behind the last site the forcing then has copies of it, up to a multiple of the devices; what they give is cut off.
+        Raises ValueError for sites that are on several devices already.
+        """
+        if self.mesh is not None:
+            raise ValueError(complain("sites that are on one device", f"sites on {self.mesh.size} devices", "spread the original once"))
+        return dataclasses.replace(self, forcing=devices.place(self.forcing, mesh), mesh=mesh)
 
     def __str__(self) -> str:
         lines = []

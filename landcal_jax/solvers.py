@@ -33,6 +33,7 @@ class Status(enum.IntEnum):
     OUT_OF_BOUNDS = 7
     COLLAPSED = 8
     STOPPED = 9
+    SEARCHED = 10
     NOT_FINITE = -1
 
     @property
@@ -48,6 +49,7 @@ class Status(enum.IntEnum):
             Status.OUT_OF_BOUNDS: "done, but the analysis, details['analysis'], lies outside the bounds: z is the nearest point inside",
             Status.COLLAPSED: "converged: the ensemble has drawn together to a point, which says nothing of the posterior",
             Status.STOPPED: "stopped by who watched it",
+            Status.SEARCHED: "done: the search has made its generations; that no lower minimum is left is not shown by it",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
         }[self]

@@ -43,9 +43,10 @@ def solve(
     its status. `progress` shows J by term for what takes more than two seconds.
     `checkpoint`: a file that keeps the state, written at most every `checkpoint_seconds` and at the end. If it is there, the
     solve goes on from it and ends with the same bits as one that was never interrupted; a finished one returns at once.
+    Of several processes that share the problem (`Problem.spread`) the first one writes it, and all go on from what it finds.
     `failed`: what ensemble solvers, global search and multi-start do with runs that fail.
     `watch`: a function that is called with the `Progress` after every iteration, and at the start where that has run; its `counts` are all
-    the work so far. If it returns True the solve ends there, with the status STOPPED.
+    the work so far. If it returns True the solve ends there, with the status STOPPED; several processes have to decide alike.
     Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for a z0 of the wrong shape or a
     checkpoint of another run, RuntimeError when more runs fail than `failed` allows.
     """
@@ -54,7 +55,7 @@ def solve(
     z0 = _first_guess(problem, z0)
     key = jax.random.key(key) if isinstance(key, int) else key
     max_steps = solver.default_max_steps if max_steps is None else max_steps
-    with progress_line.display(progress) as show:
+    with progress_line.display(progress and problem.speaks) as show:
         if isinstance(solver, AbstractGradientSolver):
             run = _GradientRun(problem, solver, z0, key, checkpoint, checkpoint_seconds, failed, watch)
         else:
@@ -84,7 +85,7 @@ class _Run:
         self.file = None if file is None else Path(file)
         # The fingerprint of a run without checkpoint is never asked for.
         self.belongs_to = "" if file is None else checkpoints.fingerprint(problem, solver, z0, key)
-        saved = None if file is None else checkpoints.load(self.file, self.belongs_to)
+        saved = None if file is None else checkpoints.load(self.file, self.belongs_to, shared=problem.shared)
         self.kept, self.saved_at = None, time.perf_counter()
         if saved is None:
             self.done, self.spent = 0, {}
@@ -110,7 +111,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint if there is a file for it and something new to keep."""
-        if self.file is not None and self.kept != self.done:
+        if self.file is not None and self.kept != self.done and self.problem.speaks:
             checkpoints.save(self.file, self.belongs_to, self.start_shape, self.keep(), self.done, self.history, self.seconds())
             self.kept, self.saved_at = self.done, time.perf_counter()
 
@@ -132,7 +133,9 @@ class _Run:
         return {name: now[name] + self.spent.get(name, 0.0) for name in now}
 
     def result(self) -> Result:
-        end, theta = self.shown, self.problem.space.physical(self.shown.z)
+        # Off the devices of the problem, so that the result goes with one that is on others.
+        end = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), self.shown)
+        theta = self.problem.space.physical(end.z)
         early = Status.STOPPED if self.stopped else Status.MAX_STEPS
         return Result(
             z=end.z, theta=theta, parameters=self.problem.space.to_dataset(theta),

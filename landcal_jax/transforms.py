@@ -37,7 +37,7 @@ def _log_tail(y: jax.Array) -> jax.Array:
 
 
 def _is_double(x: jax.Array) -> bool:
-    return jnp.finfo(jnp.result_type(x, jnp.float32)).bits == 64
+    return jnp.asarray(x).dtype == jnp.float64
 
 
 @jax.custom_jvp

@@ -34,6 +34,9 @@ observations = lc.Observations(
 def problem():
     return lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, store="runs"), observations)
 
+def without_store():
+    return lc.Problem(space, lc.BlackBoxForward(decay, observations=observations), observations)
+
 def with_tangent():
     return lc.Experiment(lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, tangent=tangent), observations),
                          title="Water that runs out")
@@ -63,7 +66,7 @@ def test_a_model_without_derivatives_goes_to_an_ensemble(folder):
     with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
         a, k = ds["map"].values
         assert abs(a - 1.4) < 0.05 and abs(k - 0.7) < 0.05
-        assert ds.attrs["solver"] == "IterativeFourDEnVar" and ds.attrs["posterior_method"] == "ensemble (iterated 4DEnVar)"
+        assert ds.attrs["solver"] == "IterativeFourDEnVar" and ds.attrs["posterior_method"] == "Gaussian (iterated 4DEnVar)"
         assert ds.attrs["model"] == "decay" and ds.sizes["draw"] > 2
         assert (ds["posterior_lower"] < ds["map"]).all() and (ds["map"] < ds["posterior_upper"]).all()
         assert json.loads(ds.attrs["counts"])["gradient"] == 0
@@ -86,7 +89,35 @@ def test_a_model_with_a_tangent_linear_goes_to_a_gradient_solver(folder):
         assert abs(ds["map"].values[0] - 1.4) < 0.05
 
 
+@pytest.mark.parametrize(("arguments", "solver", "method"), [
+    (["--solver", "ga", "--members", "8"], "GeneticAlgorithm, then IterativeFourDEnVar", "iterated 4DEnVar"),
+    (["--solver", "cma-es"], "CMAES, then IterativeFourDEnVar", "iterated 4DEnVar"),
+    (["--solver", "unscented"], "UnscentedKalmanInversion", "unscented Kalman inversion")], ids=["ga", "cma-es", "unscented"])
+def test_a_search_without_derivatives_ends_with_a_posterior(folder, arguments, solver, method):
+    # A search ends with a point; what goes on from there to a posterior is said with it.
+    status, said, errors = landcal(folder, "mine.py:without_store", *arguments)
+    assert status == 0, errors
+    with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
+        assert ds.attrs["solver"] == solver and method in ds.attrs["posterior_method"]
+        counts = json.loads(ds.attrs["counts"])
+        # The report has runs of its own.
+        assert 0 < counts["forward"] < len((folder / "runs.txt").read_text().splitlines()) and counts["gradient"] == 0
+        for value, truth, low, high in zip(ds["map"].values, (1.4, 0.7), ds["posterior_lower"].values, ds["posterior_upper"].values,
+                                           strict=True):
+            assert abs(value - truth) < 0.08 and low < value < high and high - low < 0.3
+    assert "J = " in said and "Report: file://" in said
+
+
+def test_a_search_on_a_model_with_derivatives_ends_with_their_posterior(folder):
+    status, _, errors = landcal(folder, "mine.py:with_tangent", "--solver", "ga", "--members", "8", "--seed", "3")
+    assert status == 0, errors
+    with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
+        assert ds.attrs["solver"] == "GeneticAlgorithm, then LevenbergMarquardt" and "Laplace" in ds.attrs["posterior_method"]
+        assert abs(ds["map"].values[0] - 1.4) < 0.05 and ds.sizes["iteration"] > 40
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
+    (["mine.py:problem", "--solver", "cma-es", "--members", "4"], ["of six members or more"]),
     (["mine.py:problem", "--solver", "lbfgs"], ["a differentiable forward map for LBFGS", "an ensemble or search solver"]),
     (["mine.py:number"], ["a landcal_jax Problem or Experiment at mine.py:number", "a int"]),
     (["mine.py:gone"], ["'gone' in mine.py", "check the name"]),

@@ -271,7 +271,9 @@ def test_every_solver_of_the_command_line_exists(name, small_twin):
     problem = experiment.twin_experiment(0).problem
     assert _solver(name, 1, 20, problem).default_max_steps > 0
     many = _solver(name, 4, 20, problem)
-    assert many.size == 20 if name in (Solver.ITERATIVE_4DENVAR, Solver.FOURDENVAR, Solver.EKI) else many.number == 4
+    sizes = {"number": 4, "size": 20, "population": 20}
+    found = {size: getattr(many, size) for size in sizes if hasattr(many, size)}
+    assert found.items() <= sizes.items() and bool(found) == (name is not Solver.UNSCENTED)
 
 
 # --------------------------------------------------------------------------------------------------------------- check

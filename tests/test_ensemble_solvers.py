@@ -235,6 +235,39 @@ def test_members_left_out_are_left_out_of_the_moments():
     assert result.details["failed_runs"] == (~good).sum() and len(result.details["posterior_z"]) == good.sum()
 
 
+class Growth(Decay):
+    """The decay with a rate of minus forty where k is above 0.45: y is of the size of 1e190, and finite."""
+
+    def __call__(self, theta):
+        return {"y": (theta["a"] * jnp.exp(jnp.where(theta["k"] > 0.45, 40.0, -theta["k"]) * TIME))[None]}
+
+
+GROWING = DECAY.with_forward(FunctionForward(Growth()))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_run_that_blows_up_without_an_overflow_hides_none_of_the_others(name):
+    result = answer(GROWING, SOLVERS[name])
+    assert (result.theta["k"] < 0.2) and result.details["failed_runs"] == 0
+    background = sum(values[0] for values in result.history.values())
+    assert result.cost < (0.3 if name == "4denvar" else 0.1) * background
+    if name == "transform":
+        np.testing.assert_allclose(result.z, MAP.z, atol=0.05)
+    if name not in ("iterated", "unscented"):  # whose members lie close to the first guess
+        assert result.details["left_out"] > 0
+        assert answer(DECAY, SOLVERS[name]).details["left_out"] == 0
+
+
+def test_a_member_that_blows_up_is_as_good_as_absent():
+    members = DECAY.space.sample(jax.random.key(4), 12).at[3:5, 1].set(2.0)
+    bad = np.asarray(jax.vmap(DECAY.space.physical)(members)["k"]) > 0.45
+    assert bad.sum() == 2
+    result, failing = (answer(problem, FourDEnVar(members=members), throw=False) for problem in (GROWING, decay(fails=0.45)))
+    np.testing.assert_allclose(result.z, failing.z, rtol=1e-10)
+    assert result.details["left_out"] == failing.details["left_out"] == bad.sum()
+    assert result.details["failed_runs"] == 0 and failing.details["failed_runs"] == bad.sum()
+
+
 def test_an_analysis_whose_run_fails_is_an_error_that_keeps_what_was_found():
     members = jnp.array([[0.0, 0.1], [0.4, -0.2], [-0.5, -0.6], [0.2, 0.3]])
     problem = decay(fails=0.35, truth={"a": 3.2, "k": 0.49})

@@ -12,21 +12,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landcal_jax"
-PLOTTING = ("plot", "plot_style", "plot_parameters")
+PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("cli",),
     ("report", "output", "experiment", "callmip", "callmip_information", *PLOTTING),
-    ("posterior",),
-    ("gradient", "ensemble", "ensemble_kalman", "ensemble_space", "testing", "weather"),
+    ("posterior", "comparison"),
+    ("gradient", "ensemble", "ensemble_kalman", "ensemble_space", "search", "testing", "weather"),
     ("solving",),
     ("solvers",),
     ("members",),
     ("problem",),
-    ("forward", "blackbox", "member_pool", "executable", "member_store"),
+    ("forward", "blackbox", "linear_product", "member_processes", "member_pool", "executable", "member_store"),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
-    ("configuration", "errors", "checkpoint", "run_folder", "progress"),
+    ("configuration", "devices", "errors", "checkpoint", "run_folder", "progress"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -376,3 +376,13 @@ def test_every_mistake_has_its_sentence(mistake):
 def test_inside_jit_a_value_outside_of_its_bounds_is_nan():
     z = jax.jit(two().whiten)({"a": 0.0, "b": 1.5})
     assert np.isnan(z[1]) and z[0] == 0.0
+
+
+def test_a_weakly_typed_vector_keeps_its_digits():
+    # jnp.full with a Python number is float64 for JAX only as long as nothing else has a say.
+    space = ParameterSpace({"a": Parameter.uniform(0.0, 1.0, default=0.5), "b": Parameter.log_normal(2.0, 0.3)})
+    weak, strong = jnp.full(2, 0.1), jnp.array([0.1, 0.1])
+    assert weak.weak_type and not strong.weak_type
+    for name, value in space.physical(strong).items():
+        assert float(space.physical(weak)[name]) == float(value)
+    assert space.physical([0, 0])["a"] == 0.5

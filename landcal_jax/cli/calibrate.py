@@ -28,6 +28,11 @@ class Solver(enum.StrEnum):
     ITERATIVE_4DENVAR = "iterative-4denvar"
     FOURDENVAR = "4denvar"
     EKI = "eki"
+    ETKI = "etki"
+    ESMDA = "esmda"
+    UNSCENTED = "unscented"
+    GENETIC = "ga"
+    CMA_ES = "cma-es"
 
 
 class Curvature(enum.StrEnum):
@@ -60,11 +65,15 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.", min=0)] = 0,
     model: Annotated[Model, typer.Option(help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).")] = Model.DALEC_WATER,
     solver: Annotated[Solver | None, typer.Option(
-        help="How J is minimised; the last three need no derivatives of the model.",
+        help="How J is minimised. All from iterative-4denvar on need no derivatives of the model. ga (a genetic algorithm) and cma-es "
+        "search the whole prior and end with a point, without a posterior: levenberg-marquardt, or for a model without derivatives "
+        "iterative-4denvar, goes on from there and brings one.",
         show_default="levenberg-marquardt, for a model without derivatives iterative-4denvar")] = None,
     starts: Annotated[int, typer.Option(
         help="Number of starting points; 1 starts from the first guess only, as an external model always does.", min=1)] = 16,
-    members: Annotated[int, typer.Option(help="Members of the ensemble, for the solvers that have one.", min=2)] = 50,
+    members: Annotated[int | None, typer.Option(
+        help="Members of the ensemble, or of a generation of ga and cma-es, for the solvers that choose.", min=2,
+        show_default="50, ga 30, cma-es by the number of parameters")] = None,
     posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
@@ -258,18 +267,23 @@ def _model_errors(observations) -> str:
     return ", ".join(f"{name} {float(stream.model_error[0]):.3g} {stream.units}" for name, stream in streams)
 
 
-def _solver(name: Solver | None, starts: int, members: int, problem):
+def _solver(name: Solver | None, starts: int, members: int | None, problem):
     import optax
 
-    from landcal_jax import ensemble, ensemble_kalman, gradient
+    from landcal_jax import ensemble, ensemble_kalman, gradient, search
     from landcal_jax.experiment import default_solver
 
     if name is None:
         name = Solver.LEVENBERG_MARQUARDT if problem.forward.differentiable else Solver.ITERATIVE_4DENVAR
     ensembles = {Solver.ITERATIVE_4DENVAR: ensemble.IterativeFourDEnVar, Solver.FOURDENVAR: ensemble.FourDEnVar,
-                 Solver.EKI: ensemble_kalman.EKI}
+                 Solver.EKI: ensemble_kalman.EKI, Solver.ETKI: ensemble_kalman.ETKI, Solver.ESMDA: ensemble_kalman.ESMDA}
+    searches = {Solver.GENETIC: search.GeneticAlgorithm, Solver.CMA_ES: search.CMAES}
     if name in ensembles:
-        return ensembles[name](size=members)
+        return ensembles[name](size=members or 50)
+    if name in searches:
+        return searches[name](**({"population": members} if members else {}))
+    if name is Solver.UNSCENTED:
+        return ensemble_kalman.UnscentedKalmanInversion()
     solver = {
         Solver.LEVENBERG_MARQUARDT: gradient.LevenbergMarquardt(), Solver.GAUSS_NEWTON: gradient.GaussNewton(),
         Solver.LBFGS: gradient.LBFGS(), Solver.ADAM: gradient.Optax(optax.adam(3e-2))}[name]
