@@ -66,7 +66,9 @@ def sizes(found: dict[str, np.ndarray], results: dict[str, Result], path: Path) 
 
 
 def noise(found: dict[str, dict[str, Noisy]], path: Path) -> None:
-    """With noise: RMSE of both pools, distance of the truth and model runs of every method, a dot a seed and the median."""
+    """With noise: RMSE of both pools to the truth, squared Mahalanobis distance of the true parameters, and model runs with derivatives
+    charged; every method, a dot a seed and the median.
+    """
     figure = new_figure(1.6 + 2.4 * len(found), 9.0)
     axes = figure.subplots(4, len(found), sharex="col", sharey="row", squeeze=False)
     for column, (name, methods) in enumerate(found.items()):
@@ -79,8 +81,7 @@ def noise(found: dict[str, dict[str, Noisy]], path: Path) -> None:
                 if len(seen):
                     axis.plot([number - 0.35, number + 0.35], [np.median(seen)] * 2, color=POSTERIOR if number == 0 else INK, linewidth=1.8)
         axes[2, column].axhline(1.0, color="#888888", linewidth=0.8, linestyle=":")
-        labels = (f"RMSE of {POOLS[0]} to the truth", f"RMSE of {POOLS[1]} to the truth", "squared distance of the truth\n(1 is right)",
-                  "model runs, derivatives charged")
+        labels = (f"RMSE of {POOLS[0]}", f"RMSE of {POOLS[1]}", "distance² of the truth\n(1 is right)", "model runs")
         for row, label in enumerate(labels):
             axes[row, column].set_yscale("log")
             tidy(axes[row, column], "", label if column == 0 else "", name if row == 0 else "")

@@ -104,7 +104,8 @@ def compare(
     in %; `z`; `parameter_error`, |z - truth| in prior standard deviations, and `parameter_error_posterior`, in those of the posterior
     (Gauss-Newton, at the truth); `counts` by kind, `runs` (equivalents), `seconds` compiling and running; `status` and `sentence`;
     `failed_runs`, those of the whole solve. J and RMSE come from a run at z that is not charged. `first_cost`, `first_rmse`,
-    `first_z`, `truth_z`, `same_truth_z` (all of them), `truth_cost` and `posterior_sd` are what they are compared with.
+    `first_z`, `truth_z`, `same_truth_z` (all of them), `truth_cost` and `posterior_sd` are what they are compared with. The attribute
+    `work` says what a run equivalent is.
     NaN where a solver has nothing at a budget or has failed within it; `sentence` says which.
     Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for shapes and budgets that cannot be.
     """
@@ -349,6 +350,7 @@ def _dataset(problem: Problem, race: _Race, cells: list[_Cell], Z0: np.ndarray, 
     keep("sentence", np.array([cell.sentence for cell in cells], object))
     keep("failed_runs", [cell.failed_runs for cell in cells])
     ds["runs"] = ds["counts"] @ xr.DataArray(race.weight, dims="kind")
+    ds.attrs["work"] = ", ".join(f"{word} {weight:g}" for word, weight in zip(("run", "gradient", "tangent"), race.weight, strict=True))
     ds["first_z"] = ("guess", "parameter"), Z0
     number = len(points)
     keep("terms", scores["terms"][:number], "term")

@@ -33,6 +33,8 @@ from landcal_jax.errors import complain
 from landcal_jax.members import cost_terms, draw_members, no_terms, whitened
 from landcal_jax.solvers import AbstractEnsembleSolver, Counts, Progress, Status
 
+VANISHED = 1e-12  # a posterior standard deviation, in those of the prior, that no observations can bring about
+
 
 class KalmanState(eqx.Module):
     """Members (member, n) in z, those that are still `alive`, the mean that ran last with J there, and how far it is.
@@ -257,7 +259,8 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
 
     It starts at z0 with the covariance of the prior, and has N(posterior mean, posterior covariance) as its fixed point where the
     model is linear: errors halve with each iteration. Without draws; no key is needed. A sigma point whose run fails is
-    mirrored from the one across, and tells nothing when both fail. `tolerance`: stop when the mean moves by less in posterior standard
+    mirrored from the one across, and tells nothing when both fail. There is no step control: far from linear the mean may overshoot to
+    where the model blows up, which ends the solve as failed (NOT_FINITE); a first guess z0 nearer to the minimum helps. `tolerance`: stop when the mean moves by less in posterior standard
     deviations, and the variances relative to themselves. `details`: `posterior_covariance`, and 2 n `posterior_z` with it;
     `from_ensemble` draws from that Gaussian.
     """
@@ -287,7 +290,7 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         if bool(state.last):
             return changed(state, z=ran.z[0], terms=terms, status=int(Status.ANALYSIS))
         Z, D, n = np.asarray(ran.z), np.concatenate(list(residuals.values()), axis=1), len(state.mean)
-        good = near(D, ran.finished & np.isfinite(D).all(axis=1))
+        good = near(D, ran.finished & np.isfinite(D).all(axis=1), np.abs(D[0]).max())
         for one in np.flatnonzero(~good):
             across = one + n if one <= n else one - n
             D[one] = 2 * D[0] - D[across] if good[across] else D[0]
@@ -295,11 +298,17 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         D = np.concatenate([D, -Z], axis=1)
         weight = 1 / np.sqrt(2 * _reach(n) ** 2)
         X, Y = weight * (Z[1:] - Z[0]), -weight * (D[1:] - D[0])
-        gain = np.linalg.solve(2 * np.eye(2 * n) + Y @ Y.T, np.column_stack([Y @ D[0], 2 * X]))
-        mean, covariance = Z[0] + X.T @ gain[:, 0], X.T @ gain[:, 1:]
+        # By factors: the squares of sigma points far out would bury those of the others.
+        U, s, Vt = np.linalg.svd(Y, full_matrices=len(Y) > Y.shape[1])
+        mean = Z[0] + X.T @ (U[:, : len(s)] @ (s / (2 + s**2) * (Vt[: len(s)] @ D[0])))
+        root = np.sqrt(2 / (2 + np.pad(s, (0, 2 * n - len(s))) ** 2))[:, None] * (U.T @ X)
+        covariance = root.T @ root
         sd = np.sqrt(np.diag(covariance))
+        if not (np.isfinite(mean).all() and (sd > VANISHED).all()):
+            # The mean has gone where the model blows up.
+            return changed(state, z=ran.z[0], terms=terms, status=int(Status.NOT_FINITE))
         moved = max(np.abs((mean - Z[0]) / sd).max(), np.abs(np.diag(state.covariance) / sd**2 - 1).max())
-        return changed(state, mean=mean, covariance=0.5 * (covariance + covariance.T), z=ran.z[0], terms=terms, last=moved < self.tolerance)
+        return changed(state, mean=mean, covariance=covariance, z=ran.z[0], terms=terms, last=moved < self.tolerance)
 
     def progress(self, state):
         return Progress(state.z, state.terms, state.status, Counts.of())
@@ -320,4 +329,6 @@ def _reach(n: int) -> float:
 
 
 def _sigma(covariance: np.ndarray, reach: float) -> np.ndarray:
-    return reach * np.linalg.cholesky(covariance).T
+    # Far from linear a direction may come out with a variance below the rounding of the largest: it is given that, and grows again.
+    rounding = len(covariance) * np.finfo(float).eps * np.trace(covariance)
+    return reach * np.linalg.cholesky(covariance + rounding * np.eye(len(covariance))).T

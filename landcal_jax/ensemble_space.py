@@ -38,15 +38,18 @@ def weights(Y: np.ndarray, d: np.ndarray, damping: float = 1.0) -> Weights:
     return Weights(w, (Vt.T / np.sqrt(damping + s**2)) @ Vt)
 
 
-def near(D: np.ndarray, finished: np.ndarray) -> np.ndarray:
+def near(D: np.ndarray, finished: np.ndarray, usual: float | None = None) -> np.ndarray:
     """Which members ran to their end and not beyond all measure, from their whitened residuals D (member, m).
 
     A model that blows up may do so without an overflow. Its member says no more than that it is far away; but the decomposition of
-    all members is exact to rounding of the largest, and nothing of the others would be left.
+    all members is exact to rounding of the largest, and nothing of the others would be left. `usual`: the largest residual of a
+    member that is no such, that of the median without it.
     """
-    with np.errstate(over="ignore"):
-        away = np.abs(D).max(axis=1, initial=0.0)
-    return finished & (away <= FARTHEST * max(np.median(away[finished]), 1.0) if finished.any() else False)
+    if not finished.any():
+        return finished
+    away = np.abs(D).max(axis=1, initial=0.0)
+    usual = np.median(away[finished]) if usual is None else usual
+    return finished & (away <= FARTHEST * max(usual, 1.0))
 
 
 def reach(problem: Problem, ran: Ran, kept: np.ndarray, X: np.ndarray, Y: np.ndarray, d: np.ndarray, increment: np.ndarray):

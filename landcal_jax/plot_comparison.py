@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from landcal_jax.comparison import quartiles, root_mean_square
 from landcal_jax.errors import complain
@@ -24,13 +25,13 @@ ABOUT = {  # what can be drawn against work: axis label, whether the axis is log
     "reduction_truth": ("Reduction of RMSE to the noise-free truth", False),
     "parameter_error": ("Parameter error, root mean square", True),
     "parameter_error_posterior": ("Parameter error, root mean square", True)}
-WORK = "Work (model-run equivalents: run 1, tangent 1, gradient 3)"
+WORST_LINE, WORST_BOX = -25.0, -100.0  # %, where the axis of a reduction ends: what made things worse would leave no room
 
 
 def against_runs(ds: xr.Dataset, quantity: str = "cost", solvers: Sequence[str] | None = None) -> Figure:
     """Median and quartiles over the first guesses of `quantity` against work, a line a solver, a panel a stream.
 
-    Solves without a value count as the worst: there is no median where more than half have none.
+    Solves without a value count as the worst: there is no median where more than half have none. The axis of a reduction ends at -25 %.
     `quantity`: one of `ABOUT`; J at the truth is shown where it is known. `solvers`: these alone.
     """
     values, label, logarithmic = _quantity(ds, quantity)
@@ -53,10 +54,9 @@ def against_runs(ds: xr.Dataset, quantity: str = "cost", solvers: Sequence[str] 
         if logarithmic:
             axis.set_yscale("log")
         else:
-            # A solver that made things far worse would leave no room for the others.
-            axis.set_ylim(max(axis.get_ylim()[0], -25.0), 102.0)
+            axis.set_ylim(max(axis.get_ylim()[0], WORST_LINE), 102.0)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        tidy(axis, WORK, label if axis is axes[0] else "", title)
+        tidy(axis, f"Work (model-run equivalents: {ds.attrs['work']})", label if axis is axes[0] else "", title)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5, frameon=False, handlelength=3.0)
     return figure
 
@@ -65,7 +65,7 @@ def spread(ds: xr.Dataset, quantity: str | None = None, budget: float | None = N
     """Boxes of `quantity` over the first guesses, one a solver, a panel a stream, at `budget` (the largest without it).
 
     Boxes are quartiles with the median, whiskers reach to the extremes. Without a quantity it is the reduction of RMSE, to the
-    noise-free truth where that is known.
+    noise-free truth where that is known; the axis of a reduction ends at -100 %.
     """
     quantity = quantity or ("reduction_truth" if "reduction_truth" in ds else "reduction")
     budget = ds["budget"].values[-1] if budget is None else budget
@@ -87,8 +87,8 @@ def spread(ds: xr.Dataset, quantity: str | None = None, budget: float | None = N
                          whiskerprops=line, capprops=line, manage_ticks=False)
         if logarithmic:
             axis.set_xscale("log")
-        elif values.min() < -100:
-            axis.set_xlim(-100, 105)
+        else:
+            axis.set_xlim(max(axis.get_xlim()[0], WORST_BOX), 105.0)
         axis.grid(axis="x", color="#e6e6e6", linewidth=0.6)
         axis.set_axisbelow(True)
         tidy(axis, label, "", title)
@@ -150,6 +150,9 @@ def seconds(ds: xr.Dataset, solvers: Sequence[str] | None = None) -> Figure:
         axes[0].plot(middle, row, "o", color=colour, markersize=5)
         axes[1].barh(row, float(one.sel(part="compile").sum("guess")), height=0.55, color=colour, alpha=0.6)
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     for axis, title in zip(axes, (f"One solve, {fixed_text(float(at['budget']))} run equivalents", "Compiling, all solves together"),

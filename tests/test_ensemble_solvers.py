@@ -258,6 +258,15 @@ def test_a_run_that_blows_up_without_an_overflow_hides_none_of_the_others(name):
         assert answer(DECAY, SOLVERS[name]).details["left_out"] == 0
 
 
+def test_an_unscented_mean_that_overshoots_ends_as_failed():
+    # From fast decay the slopes are small, and the first step goes far into growth, where y is 1e200 and finite.
+    space = ParameterSpace({"a": Parameter.normal(2.0, 0.5), "k": Parameter.normal(1.0, 0.5)})
+    forward = FunctionForward(lambda theta: {"y": (theta["a"] * jnp.exp(-jnp.minimum(theta["k"], 40 * theta["k"]) * TIME))[None]})
+    problem = Problem(space, forward, Observations({"y": Stream(3.2 * jnp.exp(-0.01 * TIME), 1e-4)}))
+    result = answer(problem, UnscentedKalmanInversion(), throw=False)
+    assert result.status is Status.NOT_FINITE and result.counts["forward"] < 100
+
+
 def test_a_member_that_blows_up_is_as_good_as_absent():
     members = DECAY.space.sample(jax.random.key(4), 12).at[3:5, 1].set(2.0)
     bad = np.asarray(jax.vmap(DECAY.space.physical)(members)["k"]) > 0.45
