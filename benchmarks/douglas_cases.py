@@ -67,12 +67,14 @@ class Experiment(NamedTuple):
         return np.asarray(_optic(dict(zip(ACTIVE, x, strict=True)), forward.forcing, forward.initial))
 
     def rmse(self, x) -> np.ndarray:
-        """RMSE of the two pools to the truth."""
-        return np.sqrt(np.mean((self.trajectory(x) - self.truth) ** 2, axis=0))
+        """RMSE of the two pools to the truth; infinite where the run blows up."""
+        with np.errstate(over="ignore"):
+            return np.sqrt(np.mean((self.trajectory(x) - self.truth) ** 2, axis=0))
 
     def reduction(self, x) -> np.ndarray:
         """How much smaller that is than at x_b [%]."""
-        return 100 * (1 - self.rmse(x) / self.rmse(self.x_b))
+        with np.errstate(over="ignore"):
+            return 100 * (1 - self.rmse(x) / self.rmse(self.x_b))
 
     def noisy(self, seed: int) -> "Experiment":
         """The same with errors drawn from R in the observations."""

@@ -45,8 +45,10 @@ def sizes(found: dict[str, np.ndarray], results: dict[str, Result], path: Path) 
         prior, exact = case.rmse(case.x_b), case.rmse(physical(results[name]))
         for row, pool in enumerate(POOLS):
             axis, values = axes[row, column], rmse[:, :, row]
-            # By ranks, since a run of infinities has no mean.
-            low, middle, high = (np.quantile(values, q, axis=1, method="inverted_cdf") for q in (0.25, 0.5, 0.75))
+            top = 10 * prior[row]
+            above = int((values > top).sum())
+            values = np.minimum(values, 2 * top)  # what has blown up would spoil the scale of the axis
+            low, middle, high = (np.quantile(values, q, axis=1) for q in (0.25, 0.5, 0.75))
             axis.fill_between(SIZES, low, high, color=ENVAR, alpha=0.25, linewidth=0, label="4DEnVar, quartiles")
             axis.plot(np.repeat(SIZES, values.shape[1]), values.ravel(), ".", color=ENVAR, alpha=0.45, markersize=3,
                       label="4DEnVar, each ensemble")
@@ -54,10 +56,8 @@ def sizes(found: dict[str, np.ndarray], results: dict[str, Result], path: Path) 
             axis.axhline(prior[row], color=PRIOR, linewidth=1.0, linestyle="--", label="prior mean")
             axis.axhline(exact[row], color=POSTERIOR, linewidth=1.4, label="exact 4DVar")
             axis.set_yscale("log")
-            top = max(3 * prior[row], high[np.isfinite(high)].max(initial=0.0))
             axis.set_ylim(0.5 * exact[row], top)
             title = name if row == 0 else ""
-            above = int((values > top).sum())
             off = f"{above} of {values.size} are above" if above else ""
             tidy(axis, "members" if row else "", f"RMSE of {pool}, pool units" if column == 0 else "",
                  ": ".join(filter(None, (title, off))))

@@ -15,7 +15,7 @@ Work is counted in model-run equivalents, as everywhere: a run 1, a tangent 1, a
   (62 an iteration, the seven trials among them), Gauss-Newton without a matrix (conjugate gradients on tangents and
   adjoints), L-BFGS with finite differences (about 57).
 * 4DEnVar of as many members as the budget has; ten for each parameter are usual, 540. Iterated 4DEnVar of 60 members.
-* EKI and ETKI to t = 1 with adaptive steps, of a sixth of the budget in members, since they take three to five steps.
+* EKI and ETKI to t = 1 with adaptive steps, of a quarter of the budget in members, since they take three or four steps.
 * ETKI of 60 members and then Gauss-Newton.
 
 Measured at each budget, median and quartiles over the truths: J above the minimum (the lowest J that any method found);
@@ -88,8 +88,8 @@ def methods(quick: bool) -> dict[str, Any]:
         DIFFERENCES: ByDifferences(LBFGS()),
         PUBLISHED: sized(lambda budget: FourDEnVar(size=budget - 2)),
         "iterated 4DEnVar": IterativeFourDEnVar(size=60),
-        "EKI": sized(lambda budget: EKI(size=budget // 6 - 1)),
-        "ETKI": sized(lambda budget: ETKI(size=budget // 6 - 1)),
+        "EKI": sized(lambda budget: EKI(size=budget // 4 - 2)),
+        "ETKI": sized(lambda budget: ETKI(size=budget // 4 - 2)),
         "ETKI, then Gauss-Newton": Hybrid(ETKI(size=60), GaussNewton())}
     return {name: every[name] for name in (EXACT, PUBLISHED, "ETKI")} if quick else every
 

@@ -258,11 +258,11 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
     """Unscented Kalman inversion to a Gaussian posterior, from 2 n + 1 runs an iteration (Huang, Huang, Reich & Stuart 2022).
 
     It starts at z0 with the covariance of the prior, and has N(posterior mean, posterior covariance) as its fixed point where the
-    model is linear: errors halve with each iteration. Without draws; no key is needed. A sigma point whose run fails is
-    mirrored from the one across, and tells nothing when both fail. There is no step control: far from linear the mean may overshoot to
-    where the model blows up, which ends the solve as failed (NOT_FINITE); a first guess z0 nearer to the minimum helps. `tolerance`: stop when the mean moves by less in posterior standard
-    deviations, and the variances relative to themselves. `details`: `posterior_covariance`, and 2 n `posterior_z` with it;
-    `from_ensemble` draws from that Gaussian.
+    model is linear: errors halve with each iteration. Without draws; no key is needed. A sigma point whose run fails or blows up is
+    mirrored from the one across, and tells nothing when both do. There is no step control: far from linear the mean may overshoot to
+    where the model blows up, which ends the solve as failed (NOT_FINITE); a first guess z0 nearer to the minimum helps.
+    `tolerance`: stop when the mean moves by less in posterior standard deviations, and the variances relative to themselves.
+    `details`: `posterior_covariance`, and 2 n `posterior_z` with it; `from_ensemble` draws from that Gaussian.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-4)
@@ -300,8 +300,9 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         X, Y = weight * (Z[1:] - Z[0]), -weight * (D[1:] - D[0])
         # By factors: the squares of sigma points far out would bury those of the others.
         U, s, Vt = np.linalg.svd(Y, full_matrices=len(Y) > Y.shape[1])
-        mean = Z[0] + X.T @ (U[:, : len(s)] @ (s / (2 + s**2) * (Vt[: len(s)] @ D[0])))
-        root = np.sqrt(2 / (2 + np.pad(s, (0, 2 * n - len(s))) ** 2))[:, None] * (U.T @ X)
+        length = np.hypot(np.sqrt(2), s)
+        mean = Z[0] + X.T @ (U[:, : len(s)] @ (s / length * (Vt[: len(s)] @ D[0]) / length))
+        root = np.sqrt(2) / np.pad(length, (0, 2 * n - len(s)), constant_values=np.sqrt(2))[:, None] * (U.T @ X)
         covariance = root.T @ root
         sd = np.sqrt(np.diag(covariance))
         if not (np.isfinite(mean).all() and (sd > VANISHED).all()):

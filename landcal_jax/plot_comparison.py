@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from landcal_jax.comparison import quartiles, root_mean_square
 from landcal_jax.errors import complain
@@ -102,7 +102,8 @@ def spread(ds: xr.Dataset, quantity: str | None = None, budget: float | None = N
 def recovery(ds: xr.Dataset, budget: float | None = None, solvers: Sequence[str] | None = None) -> Figure:
     """True against found parameters in prior standard deviations, a panel a solver: medians and quartiles over the first guesses.
 
-    A parameter with several values that cannot be told apart is shown at its distance from the nearest. Raises ValueError
+    A parameter with several values that cannot be told apart is shown at its distance from the nearest. In the title the error over
+    all parameters, as in `comparison.table`, of the solves that have a value. Raises ValueError
     without a known truth.
     """
     if "truth_z" not in ds:
@@ -117,22 +118,23 @@ def recovery(ds: xr.Dataset, budget: float | None = None, solvers: Sequence[str]
     truth = at["truth_z"].values
     reach = 1.15 * max(2.0, np.abs(truth).max())
     for number, (axis, solver) in enumerate(zip(axes, names, strict=False)):
-        one = at.sel(solver=solver)
-        away = one["z"] - one["same_truth_z"]
-        nearest = away.isel(same=abs(away.fillna(0.0)).argmin("same"))
-        low, middle, high = truth + nearest.dropna("guess").quantile([0.25, 0.5, 0.75], "guess").values
-        colour = _look(ds, solver)[0]
+        one = at.sel(solver=solver).dropna("guess", subset=["cost"])
         axis.plot([-reach, reach], [-reach, reach], color=TRUTH, linewidth=1.2, linestyle=":")
-        axis.vlines(truth, low, high, color=colour, linewidth=0.9, alpha=0.6)
-        axis.plot(truth, middle, "o", color=colour, markersize=3.2, clip_on=True)
-        error = float(quartiles(root_mean_square(one["parameter_error"], "parameter")).sel(quantile=0.5))
+        error, outside = np.nan, 0
+        if one.sizes["guess"]:
+            away = one["z"] - one["same_truth_z"]
+            nearest = away.isel(same=abs(away).argmin("same"))
+            low, middle, high = truth + nearest.quantile([0.25, 0.5, 0.75], "guess").values
+            colour = _look(ds, solver)[0]
+            axis.vlines(truth, low, high, color=colour, linewidth=0.9, alpha=0.6)
+            axis.plot(truth, middle, "o", color=colour, markersize=3.2)
+            error, outside = float(root_mean_square(one["parameter_error"], "parameter").median()), int((abs(middle) > reach).sum())
         axis.set_xlim(-reach, reach)
         axis.set_ylim(-reach, reach)
         lowest = number + columns >= len(names)
         tidy(axis, "True (prior sd)" if lowest else "", "Found (prior sd)" if number % columns == 0 else "",
-             f"{solver}: {number_text(error, 2)} sd")
+             f"{solver}: {number_text(error, 2)} sd" if np.isfinite(error) else f"{solver}: none")
         axis.tick_params(labelbottom=lowest)
-        outside = int(((middle < -reach) | (middle > reach)).sum())
         if outside:
             axis.text(0.97, 0.03, f"{outside} outside", transform=axis.transAxes, ha="right", fontsize=7.5, color="#666666")
     return figure
@@ -144,8 +146,10 @@ def seconds(ds: xr.Dataset, solvers: Sequence[str] | None = None) -> Figure:
     figure = new_figure(9.6, 1.0 + 0.28 * len(names))
     axes = figure.subplots(1, 2, sharey=True)
     for row, solver in enumerate(names):
-        one, colour = at["seconds"].sel(solver=solver), _look(ds, solver)[0]
-        low, middle, high = one.sel(part="run").dropna("guess").quantile([0.25, 0.5, 0.75], "guess").values
+        one, colour = at["seconds"].sel(solver=solver).dropna("guess"), _look(ds, solver)[0]
+        if not one.sizes["guess"]:
+            continue
+        low, middle, high = one.sel(part="run").quantile([0.25, 0.5, 0.75], "guess").values
         axes[0].plot([low, high], [row, row], color=colour, linewidth=4, alpha=0.35, solid_capstyle="butt")
         axes[0].plot(middle, row, "o", color=colour, markersize=5)
         axes[1].barh(row, float(one.sel(part="compile").sum("guess")), height=0.55, color=colour, alpha=0.6)
@@ -208,4 +212,5 @@ def _ticks_at(axis: Axes, budgets: np.ndarray) -> None:
         if kept[-1] / budget > (budgets[-1] / budgets[0]) ** 0.08:
             kept.append(budget)
     axis.set_xticks(kept[::-1], [fixed_text(float(budget)) for budget in kept[::-1]])
-    axis.set_xticks(budgets, minor=True, labels=[])
+    axis.set_xticks(budgets, minor=True)
+    axis.xaxis.set_minor_formatter(NullFormatter())
