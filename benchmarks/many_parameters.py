@@ -174,7 +174,7 @@ def draw_curves(races: Mapping[str, xr.Dataset], path: Path) -> None:
     """J above the minimum and both reductions against the budget, one row a prior: medians, quartiles shaded."""
     figure = new_figure(12.5, 1.2 + 3.2 * len(races))
     axes = figure.subplots(len(races), 3, sharex=True, squeeze=False)
-    what = (("above", "J above its minimum"), ("reduction_truth", "RMSE of the integrals, reduction (%)"),
+    what = (("above", f"J above its minimum ({FLOOR:g}: or less)"), ("reduction_truth", "RMSE of the integrals, reduction (%)"),
             ("nee_reduction", "RMSE of the sites' NEE, reduction (%)"))
     for row, (words, ds) in zip(axes, races.items(), strict=True):
         for axis, (name, label) in zip(row, what, strict=True):
@@ -187,7 +187,7 @@ def draw_curves(races: Mapping[str, xr.Dataset], path: Path) -> None:
                 axis.plot(ds["budget"].values[there], middle[there], label=solver, **style)
                 axis.fill_between(ds["budget"].values[there], low[there], high[there], color=style["color"], alpha=0.10, linewidth=0)
             axis.axvline(540, color="#888888", linewidth=0.7, linestyle=":")
-            tidy(axis, "model-run equivalents" if row is axes[-1] else "", label, words if name == "above" else "")
+            tidy(axis, "model-run equivalents" if axis in axes[-1] else "", label, words if name == "above" else "")
             axis.set_xscale("log")
             axis.set_xticks(TICKS, [f"{tick:,}".replace(",", " ") for tick in TICKS])
             axis.minorticks_off()
@@ -217,7 +217,7 @@ def draw_recovery(ds: xr.Dataset, path: Path) -> None:
         errors = at["parameter_error"]
         seen = errors.where(ds["posterior_sd"] < SEEN)
         title = f"{solver}, {budget} equivalents\nmedian error {errors.median():.2f}, of those seen {seen.median():.2f}"
-        tidy(axis, "true, prior sd", "found, prior sd", title)
+        tidy(axis, "true, prior sd", "found, prior sd" if axis in axes[:, 0] else "", title)
     bar = figure.colorbar(found, ax=axes, shrink=0.6)
     bar.set_label("posterior / prior standard deviation", fontsize=9)
     figure.savefig(path, dpi=150)

@@ -171,7 +171,7 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
                      "nothing of that part of the prior.")
     beyond = int(result.details.get("left_out", 0))
     if beyond:
-        found.append(f"{beyond} members ran to results beyond all measure and were left out of the analysis: the model blows up there.")
+        found.append(f"{beyond} members failed, or ran to results beyond all measure, and have no part in the analysis.")
     if len(posterior.z) < FEW_MEMBERS:
         found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
     # A model without derivatives cannot say whether its J is stationary; zero is then no finding.

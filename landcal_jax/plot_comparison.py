@@ -1,7 +1,7 @@
 """Figures of a comparison of solvers, one function a figure: what the papers draw of it.
 
 Every function takes the Dataset of `landcal_jax.comparison.compare`, of one case (`ds.sel(case=...)`), and returns a matplotlib
-`Figure` that belongs to nobody. Lines are medians over the first guesses, bands and boxes quartiles; a solver looks the same in all
+`Figure` that belongs to nobody. Lines are medians over the first guesses, bands, bars and boxes quartiles; a solver looks the same in all
 figures of a Dataset. What a solver has no value for is left out, and where some of its solves failed their number is said.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from landcal_jax.comparison import quartiles, root_mean_square
 from landcal_jax.errors import complain
@@ -19,6 +20,7 @@ from landcal_jax.plot_style import INK, TRUTH, check_name, fixed_text, new_figur
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
 LINES, MARKERS = ("-", (0, (4, 1.5)), (0, (1, 1.2))), "osD^vPX"
+BANDS_AT_MOST, BESIDE = 6, 1.012  # of more solvers quartiles are bars, each this factor beside the next
 ABOUT = {  # what can be drawn against work: axis label, whether the axis is logarithmic
     "cost": ("Cost J", True), "rmse": ("RMSE to the observations", True), "rmse_truth": ("RMSE to the noise-free truth", True),
     "reduction": ("Reduction of RMSE to the observations", False),
@@ -35,17 +37,21 @@ def against_runs(ds: xr.Dataset, quantity: str = "cost", solvers: Sequence[str] 
     `quantity`: one of `ABOUT`; J at the truth is shown where it is known. `solvers`: these alone.
     """
     values, label, logarithmic = _quantity(ds, quantity)
-    panels = _panels(values)
+    panels, names = _panels(values), _chosen(ds, solvers)
     figure = new_figure(3.0 + 4.2 * len(panels), 4.4)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
-        for solver in _chosen(ds, solvers):
+        for number, solver in enumerate(names):
             worst = -np.inf if quantity.startswith("reduction") else np.inf
             low, middle, high = quartiles(panel.sel(solver=solver), worst).values
             there = np.isfinite(middle)
             colour, line, marker = _look(ds, solver)
             work = ds["budget"].values[there]
-            axis.fill_between(work, low[there], high[there], color=colour, alpha=0.1, linewidth=0)
+            if len(names) <= BANDS_AT_MOST:
+                axis.fill_between(work, low[there], high[there], color=colour, alpha=0.13, linewidth=0)
+            else:
+                beside = work * BESIDE ** (number - 0.5 * (len(names) - 1))
+                axis.vlines(beside, low[there], high[there], color=colour, alpha=0.45, linewidth=1.1)
             axis.plot(work, middle[there], color=colour, linestyle=line, marker=marker, markersize=3.5, linewidth=1.4, label=solver)
         if quantity == "cost" and "truth_cost" in ds:
             axis.axhline(float(ds["truth_cost"]), color=TRUTH, linestyle=":", linewidth=1.4, label="J at the truth")
@@ -53,6 +59,7 @@ def against_runs(ds: xr.Dataset, quantity: str = "cost", solvers: Sequence[str] 
         _ticks_at(axis, ds["budget"].values)
         if logarithmic:
             axis.set_yscale("log")
+            _plain_logarithm(axis.yaxis)
         else:
             axis.set_ylim(max(axis.get_ylim()[0], WORST_LINE), 102.0)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
@@ -87,6 +94,7 @@ def spread(ds: xr.Dataset, quantity: str | None = None, budget: float | None = N
                          whiskerprops=line, capprops=line, manage_ticks=False)
         if logarithmic:
             axis.set_xscale("log")
+            _plain_logarithm(axis.xaxis)
         else:
             axis.set_xlim(max(axis.get_xlim()[0], WORST_BOX), 105.0)
         axis.grid(axis="x", color="#e6e6e6", linewidth=0.6)
@@ -154,9 +162,7 @@ def seconds(ds: xr.Dataset, solvers: Sequence[str] | None = None) -> Figure:
         axes[0].plot(middle, row, "o", color=colour, markersize=5)
         axes[1].barh(row, float(one.sel(part="compile").sum("guess")), height=0.55, color=colour, alpha=0.6)
     axes[0].set_xscale("log")
-    axes[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes[0].xaxis.set_minor_locator(NullLocator())
+    _plain_logarithm(axes[0].xaxis)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     for axis, title in zip(axes, (f"One solve, {fixed_text(float(at['budget']))} run equivalents", "Compiling, all solves together"),
@@ -203,6 +209,14 @@ def _look(ds: xr.Dataset, solver: str):
 def _with_failures(ds: xr.Dataset, solver: str, budget: float) -> str:
     missing = int(ds["cost"].sel(solver=solver, budget=budget).isnull().sum())
     return f"{solver} ({missing} of {ds.sizes['guess']} without)" if missing else solver
+
+
+def _plain_logarithm(axis: Axis) -> None:
+    """Numbers instead of powers of ten, and between them where the axis spans less than two decades and a half."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e3 else number_text(value, 1))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _ticks_at(axis: Axes, budgets: np.ndarray) -> None:
