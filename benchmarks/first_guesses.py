@@ -11,9 +11,9 @@ Differences are charged as the runs they are. Seconds are those on the wall.
 Solvers, each with its defaults where nothing is said: L-BFGS with exact gradients and with forward differences, Gauss-Newton,
 Levenberg-Marquardt (33 tangents and 8 runs an iteration); 4DEnVar, of as many members as the budget allows, iterated 4DEnVar, EKI and
 ETKI of 50; the genetic algorithm of 30 in 40 generations (1122 runs), CMA-ES. Multi-starts take the first guess and the two lowest
-of 14 points of the prior, and after two iterations the best goes on: with steps by the sign of the derivatives (`sign_steps`), and
-with Levenberg-Marquardt. Hybrids: a tenth of the genetic algorithm, or twice that of the multi-start, then Levenberg-Marquardt.
-Methods that draw their members from the prior do not know the first guess: their spread is over seeds.
+of 14 points of the prior, and after two iterations the best goes on: with resilient propagation (`Rprop`, steps by the signs of the
+derivatives), and with Levenberg-Marquardt. Hybrids: a tenth of the genetic algorithm, or twice that of the multi-start, then
+Levenberg-Marquardt. Methods that draw their members from the prior do not know the first guess: their spread is over seeds.
 
 Target: a multi-start with exact gradients has, with a tenth of the runs of the genetic algorithm, a J as low as that has at its end.
 
@@ -28,8 +28,8 @@ algorithm ended at 3600 after 1122.
     Adam with steps of 0.1, 0.2, 0.4                      5200, 5600, 7400
     steps of Polyak's length along the gradient           7300
     optax.rprop from the best of 12, of 20                4400, 4900    an iteration is charged 4: it runs J once more
-    sign_steps, the same without that run                 2300
-    sign_steps with first steps of 0.05 to 0.2, growing by 1.2 or 1.5, up to 0.4 or 1, from 6 to 30 points: 2100 to 2900
+    Rprop, the same without that run                      2300
+    Rprop with first steps of 0.05 to 0.2, growing by 1.2 or 1.5, up to 0.4 or 1, from 6 to 30 points: 2100 to 2900
 
 With twelve parameters free (photosynthesis, phenology, allocation, turnover) and the others at the truth an iteration of
 Levenberg-Marquardt is 20: at 112, one site and four, it has 2700 and 10200 from the first guess, L-BFGS 2300 and 14200, the
@@ -44,20 +44,20 @@ import harness
 import pandas as pd
 import xarray as xr
 from first_guess_cases import SITES, case
-from sign_steps import SignSteps
 
 from landcal_jax import plot_comparison
 from landcal_jax.comparison import ByDifferences, Hybrid, compare, table
 from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ETKI
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt, MultiStart
+from landcal_jax.resilient import Rprop
 from landcal_jax.search import CMAES, GeneticAlgorithm
 
 TENTH = 112  # run equivalents, a tenth of the 1122 runs of the genetic algorithm
 BUDGETS = (28, 56, TENTH, 224, 448, 10 * TENTH + 2)
 COLUMNS = {"J": "1", "less RMSE nee [%]": "%", "less RMSE latent_heat [%]": "%", "error [sd]": "prior sd"}
 GENETIC = GeneticAlgorithm(population=30, generations=40)
-STARTS = MultiStart(SignSteps(), number=3, candidates=14, explore=2, finalists=1)
+STARTS = MultiStart(Rprop(), number=3, candidates=14, explore=2, finalists=1)
 SOLVERS = {
     "L-BFGS": LBFGS(),
     "L-BFGS, differences": ByDifferences(LBFGS()),

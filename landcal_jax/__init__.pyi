@@ -50,6 +50,7 @@ from .posterior import Posterior as Posterior
 from .posterior import from_ensemble as from_ensemble
 from .posterior import laplace as laplace
 from .problem import Problem as Problem
+from .resilient import Rprop as Rprop
 from .search import CMAES as CMAES
 from .search import GeneticAlgorithm as GeneticAlgorithm
 from .sites import Sites as Sites

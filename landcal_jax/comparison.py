@@ -35,7 +35,7 @@ from landcal_jax.errors import complain, complaint_of
 from landcal_jax.members import FailedRuns, whitened
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Progress, SolveError, Status
-from landcal_jax.solving import _Clock, solve
+from landcal_jax.solving import Clock, solve
 from landcal_jax.testing import Twin
 
 RUN_EQUIVALENTS = {"forward": 1.0, "gradient": 3.0, "jvp": 1.0}
@@ -205,7 +205,7 @@ class _Trail:
     before: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
     failed_runs: int = 0
     failure: str = ""
-    clock: _Clock = field(default_factory=_Clock)
+    clock: Clock = field(default_factory=Clock)
 
     def run(self, problem: Problem, entry: Entry, z0: Array, key: Array, budget: float) -> None:
         """Run `entry` until its end, or until all its work together has reached `budget`; its points go onto the trail."""

@@ -2,7 +2,8 @@
 
 Which one? `LevenbergMarquardt()` for up to a few hundred parameters: J is a sum of squares, and using that needs ten
 times fewer runs than anything that sees gradients only. `MultiStart(LevenbergMarquardt())` where J has several minima,
-as it has with phenology. `LBFGS()` for thousands of parameters. `Optax(optax.adam(1e-2))` for noisy or rough J.
+as it has with phenology. `LBFGS()` for thousands of parameters. `Rprop()` (module `resilient`) where a few dozen gradients
+have to do, from far away. `Optax(optax.adam(1e-2))` for noisy or rough J.
 
 All work in whitened space, where the prior's part of the Hessian is the identity, so no scaling has to be chosen.
 """

@@ -79,7 +79,7 @@ class _Run:
     """One solve on its way: the state, what it shows, J by term so far, and the file that keeps them."""
 
     def __init__(self, problem, solver, z0, key, file, every, failed, watch):
-        self.problem, self.solver, self.clock, self.every = problem, solver, _Clock(), every
+        self.problem, self.solver, self.clock, self.every = problem, solver, Clock(), every
         self.failed, self.runs, self.failures = failed, 0, 0
         self.watch, self.stopped = watch, False
         self.file = None if file is None else Path(file)
@@ -260,7 +260,7 @@ def _first_guess(problem: Problem, z0) -> Array:
     return z0
 
 
-class _Clock:
+class Clock:
     """Seconds of compiling (tracing included) and of running, apart."""
 
     _compiling: list[tuple[float, float]] = []
@@ -268,9 +268,9 @@ class _Clock:
 
     def __init__(self):
         # JAX reports the time of each compilation to listeners; one is enough for the life of the process.
-        if not _Clock._listening:
-            jax.monitoring.register_event_duration_secs_listener(_Clock._hear)
-            _Clock._listening = True
+        if not Clock._listening:
+            jax.monitoring.register_event_duration_secs_listener(Clock._hear)
+            Clock._listening = True
         self.start = time.perf_counter()
 
     @staticmethod
@@ -278,11 +278,11 @@ class _Clock:
         if event.startswith("/jax/core/compile/"):
             end = time.perf_counter()
             # The parts of a compilation are reported before the whole, which takes their place.
-            while _Clock._compiling and _Clock._compiling[-1][0] >= end - seconds:
-                _Clock._compiling.pop()
-            _Clock._compiling.append((end - seconds, end))
+            while Clock._compiling and Clock._compiling[-1][0] >= end - seconds:
+                Clock._compiling.pop()
+            Clock._compiling.append((end - seconds, end))
 
     def seconds(self) -> dict[str, float]:
         total = time.perf_counter() - self.start
-        compiling = min(sum(end - start for start, end in _Clock._compiling if start >= self.start), total)
+        compiling = min(sum(end - start for start, end in Clock._compiling if start >= self.start), total)
         return {"compile": compiling, "run": total - compiling}

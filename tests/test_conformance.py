@@ -31,6 +31,7 @@ from landcal_jax import (
     Parameter,
     ParameterSpace,
     Problem,
+    Rprop,
     Stream,
     UnscentedKalmanInversion,
     from_ensemble,
@@ -52,6 +53,8 @@ ROWS = {
     # A method that compares values of J alone sees no nearer than the root of their rounding.
     "LBFGS": (LBFGS(tolerance=1e-14), 1e-6, None),
     "Optax": (Optax(optax.lbfgs(), tolerance=1e-14, default_max_steps=200, steps_per_call=20), 1e-6, None),
+    # Signs know no length: it comes near to the minimum at half a step a time.
+    "Rprop": (Rprop(tolerance=1e-14, shortest=1e-14, default_max_steps=5000, steps_per_call=500), 1e-5, None),
     "MultiStart": (MultiStart(LevenbergMarquardt(), number=3, candidates=8), 1e-8, None),
     "FourDEnVar": (FourDEnVar(size=41), 1e-8, 1e-8),
     "FourDEnVar, fewest members": (FourDEnVar(size=21), 1e-8, 1e-8),

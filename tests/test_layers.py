@@ -18,7 +18,7 @@ LAYERS = (
     ("cli",),
     ("report", "output", "experiment", "callmip", "callmip_information", *PLOTTING),
     ("posterior", "comparison"),
-    ("gradient", "ensemble", "ensemble_kalman", "ensemble_space", "search", "testing", "weather"),
+    ("gradient", "ensemble", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "weather"),
     ("solving",),
     ("solvers",),
     ("members",),

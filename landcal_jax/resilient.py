@@ -1,8 +1,8 @@
-"""A gradient solver of one's own, for `first_guesses`: steps by the sign of each derivative.
+"""Resilient propagation: steps by the sign of each derivative, for the first part of the way from a poor first guess.
 
 Far from the minimum J of a land model differs by orders of magnitude between directions, and its gradient says how steep each one is, not
-how far it goes. Resilient propagation takes from it the signs alone. It was made for neural networks, and serves
-where a handful of gradients has to bring most of the way, from a poor first guess; a Gauss-Newton method is far better near the minimum.
+how far it goes. Resilient propagation takes from it the signs alone. It serves where a handful of gradients has to bring most of the way
+(`benchmarks/first_guesses.py`); near the minimum a Gauss-Newton method is far better: `solve(problem, LevenbergMarquardt(), z0=result)`.
 """
 
 import equinox as eqx
@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from landcal_jax.problem import evaluate
 from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Status
 
 
-class SignState(eqx.Module):
+class ResilientState(eqx.Module):
     """z with J by term and gradient there, the step of each parameter, the lowest point so far, status and work."""
 
     z: Array
@@ -25,7 +26,7 @@ class SignState(eqx.Module):
     counts: Counts
 
 
-class SignSteps(AbstractGradientSolver):
+class Rprop(AbstractGradientSolver):
     """Resilient propagation: each parameter moves by its own step against the sign of its derivative.
 
     A step grows by `longer` while the sign stays and shrinks by `shorter` when it changes, after which the parameter waits for one
@@ -44,9 +45,9 @@ class SignSteps(AbstractGradientSolver):
     steps_per_call: int = eqx.field(static=True, default=1)
 
     def init(self, problem, z):
-        terms, gradient = _terms_and_gradient(problem, z)
+        _, gradient, terms = evaluate(problem, z)
         good = jnp.isfinite(sum(terms.values())) & jnp.isfinite(gradient).all()
-        return SignState(z, gradient, jnp.full(z.shape, self.first), z, terms, jnp.where(good, Status.RUNNING, Status.NOT_FINITE),
+        return ResilientState(z, gradient, jnp.full(z.shape, self.first), z, terms, jnp.where(good, Status.RUNNING, Status.NOT_FINITE),
                          Counts.of(gradient=1))
 
     def step(self, problem, state):
@@ -57,7 +58,7 @@ class SignSteps(AbstractGradientSolver):
 
     def _advance(self, problem, state):
         z = state.z - state.step * jnp.sign(state.gradient)
-        terms, gradient = _terms_and_gradient(problem, z)
+        _, gradient, terms = evaluate(problem, z)
         cost, lowest = sum(terms.values()), sum(state.best_terms.values())
         good = jnp.isfinite(cost) & jnp.isfinite(gradient).all()
         same = gradient * state.gradient
@@ -67,16 +68,7 @@ class SignSteps(AbstractGradientSolver):
         small = 0.5 * gradient @ gradient <= self.tolerance * jnp.maximum(1.0, cost)
         ended = jnp.where(jnp.max(step) < self.shortest, Status.NO_DECREASE, Status.RUNNING)
         better = good & (cost < lowest)
-        return SignState(
+        return ResilientState(
             jnp.where(good, z, state.z), jnp.where(good, jnp.where(same < 0, 0.0, gradient), state.gradient), step,
             jnp.where(better, z, state.best_z), {name: jnp.where(better, value, state.best_terms[name]) for name, value in terms.items()},
             jnp.where(good & small, Status.CONVERGED, ended), state.counts + Counts.of(gradient=1))
-
-
-def _terms_and_gradient(problem, z):
-    def cost(z):
-        terms = problem.terms(z)
-        return sum(terms.values()), terms
-
-    (_, terms), gradient = jax.value_and_grad(cost, has_aux=True)(z)
-    return terms, gradient
