@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from landcal_jax import devices
 from landcal_jax.errors import complain
 from landcal_jax.members import run_costs
-from landcal_jax.problem import Linearisation, Problem
+from landcal_jax.problem import Linearisation, Problem, evaluate
 from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Starts, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -180,9 +180,11 @@ def _least_squares_step(problem, state, directions, tolerance, dense_limit):
 
 
 class FirstOrderState(eqx.Module):
-    """State of an optax optimiser with the best point so far."""
+    """State of an optax optimiser at z with J by term there, the last gradient that was computed, and the best point so far."""
 
     z: Array
+    terms: dict[str, Array]
+    gradient: Array
     best_z: Array
     best_terms: dict[str, Array]
     inner: optax.OptState
@@ -209,20 +211,21 @@ class LBFGS(AbstractGradientSolver):
         return optax.lbfgs(memory_size=self.memory)
 
     def init(self, problem, z):
-        return _first_order_start(problem, z, self.optimiser)
+        return _first_order_start(problem.terms(z), jnp.zeros_like(z), z, self.optimiser, Counts.of(forward=1))
 
     def step(self, problem, state):
         value_and_grad = optax.value_and_grad_from_state(problem.cost)
 
-        def update(z, inner):
+        def update(state):
             # The gradient comes from the last line search; before the first one there is none.
-            missing = jnp.where(jnp.isfinite(optax.tree.get(inner, "value")), 0, 1)
-            value, gradient = value_and_grad(z, state=inner)
-            updates, inner = self.optimiser.update(gradient, inner, z, value=value, grad=gradient, value_fn=problem.cost)
+            missing = jnp.where(jnp.isfinite(optax.tree.get(state.inner, "value")), 0, 1)
+            value, gradient = value_and_grad(state.z, state=state.inner)
+            updates, inner = self.optimiser.update(gradient, state.inner, state.z, value=value, grad=gradient, value_fn=problem.cost)
             searched = optax.tree.get(inner, "info").num_linesearch_steps
-            return gradient, updates, inner, Counts.of(forward=1, gradient=searched + missing)
+            z = optax.apply_updates(state.z, updates)
+            return z, problem.terms(z), (state.z, gradient), inner, Counts.of(forward=1, gradient=searched + missing)
 
-        return _first_order_step(problem, state, update, self.tolerance, stall_limit=3)
+        return _first_order_step(state, update, self.tolerance, stall_limit=3)
 
     def progress(self, state):
         return Progress(state.best_z, state.best_terms, state.status, state.counts)
@@ -241,45 +244,46 @@ class Optax(AbstractGradientSolver):
     steps_per_call: int = eqx.field(static=True, default=50)
 
     def init(self, problem, z):
-        return _first_order_start(problem, z, self.optimiser)
+        _, gradient, terms = evaluate(problem, z)
+        return _first_order_start(terms, gradient, z, self.optimiser, Counts.of(gradient=1))
 
     def step(self, problem, state):
-        def update(z, inner):
-            value, gradient = jax.value_and_grad(problem.cost)(z)
+        def update(state):
             # Those with a line search need more than the gradient.
             update = optax.with_extra_args_support(self.optimiser).update
-            updates, inner = update(gradient, inner, z, value=value, grad=gradient, value_fn=problem.cost)
-            return gradient, updates, inner, Counts.of(forward=1, gradient=1)
+            value = sum(state.terms.values())
+            updates, inner = update(state.gradient, state.inner, state.z, value=value, grad=state.gradient, value_fn=problem.cost)
+            z = optax.apply_updates(state.z, updates)
+            # J and its gradient come from one sweep, and serve the next iteration.
+            _, gradient, terms = evaluate(problem, z)
+            return z, terms, (z, gradient), inner, Counts.of(gradient=1)
 
-        return _first_order_step(problem, state, update, self.tolerance, stall_limit=self.default_max_steps)
+        return _first_order_step(state, update, self.tolerance, stall_limit=self.default_max_steps)
 
     def progress(self, state):
         return Progress(state.best_z, state.best_terms, state.status, state.counts)
 
 
-def _first_order_start(problem, z, optimiser):
-    terms = problem.terms(z)
-    finite = jnp.isfinite(sum(terms.values()))
-    return FirstOrderState(
-        z, z, terms, optimiser.init(z), jnp.asarray(0), jnp.where(finite, Status.RUNNING, Status.NOT_FINITE), Counts.of(forward=1))
+def _first_order_start(terms, gradient, z, optimiser, work):
+    finite = jnp.isfinite(sum(terms.values())) & jnp.all(jnp.isfinite(gradient))
+    status = jnp.where(finite, Status.RUNNING, Status.NOT_FINITE)
+    return FirstOrderState(z, terms, gradient, z, terms, optimiser.init(z), jnp.asarray(0), status, work)
 
 
-def _first_order_step(problem, state, update, tolerance, stall_limit):
+def _first_order_step(state, update, tolerance, stall_limit):
     def advance(state):
-        gradient, updates, inner, work = update(state.z, state.inner)
-        z = optax.apply_updates(state.z, updates)
-        terms = problem.terms(z)
+        z, terms, (at, gradient), inner, work = update(state)
         cost, best = sum(terms.values()), sum(state.best_terms.values())
         better = cost < best
         stalled = jnp.where(cost < best - 1e-13 * jnp.abs(best), 0, state.stalled + 1)
         small = 0.5 * gradient @ gradient <= tolerance * jnp.maximum(1.0, best)
         status = jnp.where(small, Status.CONVERGED, jnp.where(stalled >= stall_limit, Status.NO_DECREASE, Status.RUNNING))
         # J has left what can be run, or it has no derivative though it is finite.
-        strayed = jnp.where(jnp.any(state.z != state.best_z), Status.NO_DECREASE, Status.NOT_FINITE)
+        strayed = jnp.where(jnp.any(at != state.best_z), Status.NO_DECREASE, Status.NOT_FINITE)
         status = jnp.where(jnp.all(jnp.isfinite(gradient)), status, strayed)
         keep = (z, terms), (state.best_z, state.best_terms)
         best_z, best_terms = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
-        return FirstOrderState(z, best_z, best_terms, inner, stalled, status, state.counts + work)
+        return FirstOrderState(z, terms, gradient, best_z, best_terms, inner, stalled, status, state.counts + work)
 
     return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
 

@@ -163,7 +163,10 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     if observed < problem.space.size:
         found.append(f"{observed} observed values constrain {problem.space.size} parameters: most of the posterior is the prior.")
     if result.status not in (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS):
-        found.append(f"The solver has not converged ({result.status.sentence}): solve on from this point.")
+        found.append(f"The solver has not reached the minimum ({result.status.sentence}): solve on from this point.")
+    span = str(result.details.get("span", ""))
+    if span and result.status in (Status.SUBSPACE, Status.OUT_OF_SPAN):
+        found.append(f"Of the ensemble: {span}.")
     found += lonely_minimum(result)
     lost = int(result.details.get("failed_runs", 0))
     if lost:

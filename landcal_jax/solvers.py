@@ -34,7 +34,9 @@ class Status(enum.IntEnum):
     COLLAPSED = 8
     STOPPED = 9
     SEARCHED = 10
+    SUBSPACE = 11
     NOT_FINITE = -1
+    RUN_FAILED = -2
 
     @property
     def sentence(self) -> str:
@@ -50,9 +52,18 @@ class Status(enum.IntEnum):
             Status.COLLAPSED: "converged: the ensemble has drawn together to a point, which says nothing of the posterior",
             Status.STOPPED: "stopped by who watched it",
             Status.SEARCHED: "done: the search has made its generations; that no lower minimum is left is not shown by it",
+            Status.SUBSPACE: "done within the span of the ensemble, which has too few members for all parameters: J may be lower elsewhere",
             Status.MAX_STEPS: "stopped at the largest number of steps before it converged",
             Status.NOT_FINITE: "failed: J is NaN or infinite at the start, or its gradient is where the solver stands",
+            Status.RUN_FAILED: "failed: the run at the analysis, or at the mean of the members, failed",
         }[self]
+
+    @property
+    def advice(self) -> str:
+        """What to try after a failure."""
+        if self is Status.RUN_FAILED:
+            return "another z0 or seed, a narrower prior, or IterativeFourDEnVar(), which goes by steps; the messages of the model say more"
+        return "problem.terms(z0) shows the term; `landcal check` scans the prior box"
 
 
 class Counts(NamedTuple):

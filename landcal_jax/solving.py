@@ -50,10 +50,11 @@ def solve(
     Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for a z0 of the wrong shape or a
     checkpoint of another run, RuntimeError when more runs fail than `failed` allows.
     """
+    _check_types(problem, solver, failed)
     if isinstance(solver, AbstractGradientSolver):
         problem.require_gradient(type(solver).__name__)
     z0 = _first_guess(problem, z0)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = jax.random.key(int(key)) if isinstance(key, int | np.integer) else key
     max_steps = solver.default_max_steps if max_steps is None else max_steps
     with progress_line.display(progress and problem.speaks) as show:
         if isinstance(solver, AbstractGradientSolver):
@@ -70,8 +71,7 @@ def solve(
     run.save()
     result = run.result()
     if result.status < 0 and throw:
-        raise SolveError(complain("a finite J with a finite gradient", result.status.sentence,
-                                  "problem.terms(z0) shows the term; `landcal check` scans the prior box"), result)
+        raise SolveError(complain("a finite J with a finite gradient", result.status.sentence, result.status.advice), result)
     return result
 
 
@@ -246,6 +246,17 @@ def _advance(problem, solver, state, number):
         return state, solver.progress(state)
 
     return jax.lax.scan(one, state, jnp.arange(solver.steps_per_call))
+
+
+def _check_types(problem, solver, failed) -> None:
+    """Say what is given where something else is wanted: a class for a solver, a word for a rule."""
+    if not isinstance(problem, Problem):
+        raise TypeError(complain("a Problem", f"{problem!r}"[:80], "Problem(space, forward, observations)"))
+    if not isinstance(solver, AbstractGradientSolver | AbstractEnsembleSolver):
+        name = solver.__name__ if isinstance(solver, type) else f"{solver!r}"[:80]
+        raise TypeError(complain("a solver", name, f"{name}()" if isinstance(solver, type) else "LevenbergMarquardt()"))
+    if failed is not None and not isinstance(failed, FailedRuns):
+        raise TypeError(complain("a rule for failed runs", f"{failed!r}", 'FailedRuns("leave out", limit=0.5)'))
 
 
 def _first_guess(problem: Problem, z0) -> Array:

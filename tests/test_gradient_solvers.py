@@ -160,6 +160,15 @@ def test_a_finite_cost_without_a_finite_gradient_is_a_failure_and_no_minimum(nam
         answer(problem, SOLVERS[name][0])
 
 
+def test_a_step_out_of_what_can_be_run_ends_at_the_best_point():
+    problem = toy(lambda theta: [jnp.log(theta["a"]) - 1], [0.0], a=Parameter.normal(1.0, 1.0))
+    # The first step of Adam is its rate: from a = 1 to 1.9 for the sign of the slope, or far below zero.
+    for rate, ends in ((0.9, Status.MAX_STEPS), (-2.0, Status.NO_DECREASE)):
+        result = answer(problem, Optax(optax.adam(rate), steps_per_call=1), max_steps=1)
+        assert result.status is ends and np.isfinite(result.cost) and result.counts == {"forward": 0, "gradient": 2, "jvp": 0}
+    assert result.theta["a"] == 1.0
+
+
 def test_a_kink_at_the_minimum_ends_without_decrease():
     problem = toy(lambda theta: [jnp.abs(theta["a"] - 1) + 2], [0.0], sigma=0.1, a=Parameter.normal(0.0, 1.0))
     for solver in (GaussNewton(), LevenbergMarquardt()):

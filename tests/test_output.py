@@ -282,7 +282,7 @@ def test_a_good_fit_warns_of_nothing(ds):
 
 def test_warns_of_a_solver_that_has_not_converged():
     sentences = warned(experiment(), default_max_steps=1, tolerance=0.0)
-    assert sentences[0].startswith("The solver has not converged (stopped at the largest number of steps")
+    assert sentences[0].startswith("The solver has not reached the minimum (stopped at the largest number of steps")
 
 
 def test_warns_of_a_posterior_that_is_not_gaussian():
