@@ -130,7 +130,7 @@ class _MatrixFreeSystem(eqx.Module):
     @classmethod
     def at(cls, problem, z):
         linear = problem.linearise(z)
-        return cls(linear, linear.vjp(linear.r), 2 if problem.difference_step is None else 0)
+        return cls(linear, linear.vjp(linear.r), 2 if problem.difference_step is None and problem.forward.has_adjoint else 0)
 
     def solve(self, dampings):
         """Steps (damping, n), and the work of the gradient and of the solve."""
@@ -180,13 +180,14 @@ def _least_squares_step(problem, state, directions, tolerance, dense_limit):
 
 
 class FirstOrderState(eqx.Module):
-    """State of an optax optimiser at z with J by term there, the last gradient that was computed, and the best point so far."""
+    """State of an optax optimiser at z with J by term and its gradient there, and the best point so far with the square of its gradient."""
 
     z: Array
     terms: dict[str, Array]
     gradient: Array
     best_z: Array
     best_terms: dict[str, Array]
+    best_slope: Array
     inner: optax.OptState
     stalled: Array
     status: Array
@@ -211,19 +212,16 @@ class LBFGS(AbstractGradientSolver):
         return optax.lbfgs(memory_size=self.memory)
 
     def init(self, problem, z):
-        return _first_order_start(problem.terms(z), jnp.zeros_like(z), z, self.optimiser, Counts.of(forward=1))
+        return _first_order_start(problem, z, self.optimiser)
 
     def step(self, problem, state):
-        value_and_grad = optax.value_and_grad_from_state(problem.cost)
-
         def update(state):
-            # The gradient comes from the last line search; before the first one there is none.
-            missing = jnp.where(jnp.isfinite(optax.tree.get(state.inner, "value")), 0, 1)
-            value, gradient = value_and_grad(state.z, state=state.inner)
+            value, gradient = sum(state.terms.values()), state.gradient
             updates, inner = self.optimiser.update(gradient, state.inner, state.z, value=value, grad=gradient, value_fn=problem.cost)
-            searched = optax.tree.get(inner, "info").num_linesearch_steps
             z = optax.apply_updates(state.z, updates)
-            return z, problem.terms(z), (state.z, gradient), inner, Counts.of(forward=1, gradient=searched + missing)
+            # The line search has been where it ends, but knows nothing of terms.
+            work = Counts.of(forward=1, gradient=optax.tree.get(inner, "info").num_linesearch_steps)
+            return z, problem.terms(z), optax.tree.get(inner, "grad"), inner, work
 
         return _first_order_step(state, update, self.tolerance, stall_limit=3)
 
@@ -244,8 +242,7 @@ class Optax(AbstractGradientSolver):
     steps_per_call: int = eqx.field(static=True, default=50)
 
     def init(self, problem, z):
-        _, gradient, terms = evaluate(problem, z)
-        return _first_order_start(terms, gradient, z, self.optimiser, Counts.of(gradient=1))
+        return _first_order_start(problem, z, self.optimiser)
 
     def step(self, problem, state):
         def update(state):
@@ -256,7 +253,7 @@ class Optax(AbstractGradientSolver):
             z = optax.apply_updates(state.z, updates)
             # J and its gradient come from one sweep, and serve the next iteration.
             _, gradient, terms = evaluate(problem, z)
-            return z, terms, (z, gradient), inner, Counts.of(gradient=1)
+            return z, terms, gradient, inner, Counts.of(gradient=1)
 
         return _first_order_step(state, update, self.tolerance, stall_limit=self.default_max_steps)
 
@@ -264,28 +261,34 @@ class Optax(AbstractGradientSolver):
         return Progress(state.best_z, state.best_terms, state.status, state.counts)
 
 
-def _first_order_start(terms, gradient, z, optimiser, work):
-    finite = jnp.isfinite(sum(terms.values())) & jnp.all(jnp.isfinite(gradient))
-    status = jnp.where(finite, Status.RUNNING, Status.NOT_FINITE)
-    return FirstOrderState(z, terms, gradient, z, terms, optimiser.init(z), jnp.asarray(0), status, work)
+def _first_order_start(problem, z, optimiser):
+    value, gradient, terms = evaluate(problem, z)
+    status = jnp.where(jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)), Status.RUNNING, Status.NOT_FINITE)
+    return FirstOrderState(
+        z, terms, gradient, z, terms, gradient @ gradient, optimiser.init(z), jnp.asarray(0), status, Counts.of(gradient=1))
 
 
 def _first_order_step(state, update, tolerance, stall_limit):
     def advance(state):
-        z, terms, (at, gradient), inner, work = update(state)
-        cost, best = sum(terms.values()), sum(state.best_terms.values())
-        better = cost < best
-        stalled = jnp.where(cost < best - 1e-13 * jnp.abs(best), 0, state.stalled + 1)
-        small = 0.5 * gradient @ gradient <= tolerance * jnp.maximum(1.0, best)
+        z, terms, gradient, inner, work = update(state)
+        cost, best, slope = sum(terms.values()), sum(state.best_terms.values()), gradient @ gradient
+        better = is_better(cost, slope, best, state.best_slope)
+        stalled = jnp.where(better, 0, state.stalled + 1)
+        keep = (z, terms, slope), (state.best_z, state.best_terms, state.best_slope)
+        best_z, best_terms, best_slope = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
+        small = 0.5 * best_slope <= tolerance * jnp.maximum(1.0, sum(best_terms.values()))
         status = jnp.where(small, Status.CONVERGED, jnp.where(stalled >= stall_limit, Status.NO_DECREASE, Status.RUNNING))
-        # J has left what can be run, or it has no derivative though it is finite.
-        strayed = jnp.where(jnp.any(at != state.best_z), Status.NO_DECREASE, Status.NOT_FINITE)
-        status = jnp.where(jnp.all(jnp.isfinite(gradient)), status, strayed)
-        keep = (z, terms), (state.best_z, state.best_terms)
-        best_z, best_terms = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
-        return FirstOrderState(z, terms, gradient, best_z, best_terms, inner, stalled, status, state.counts + work)
+        # J has left what can be run.
+        status = jnp.where(jnp.all(jnp.isfinite(gradient)), status, Status.NO_DECREASE)
+        return FirstOrderState(z, terms, gradient, best_z, best_terms, best_slope, inner, stalled, status, state.counts + work)
 
     return jax.lax.cond(state.status == Status.RUNNING, advance, lambda state: state, state)
+
+
+def is_better(cost: Array, slope: Array, best: Array, best_slope: Array) -> Array:
+    """Whether J is lower, or the same to rounding with a smaller square of the gradient, which sees the minimum where J is flat."""
+    rounding = 1e-13 * jnp.abs(best)
+    return (cost < best - rounding) | ((cost <= best + rounding) & (slope < best_slope))
 
 
 class MultiStartState(eqx.Module):

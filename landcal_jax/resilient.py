@@ -10,18 +10,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from landcal_jax.gradient import is_better
 from landcal_jax.problem import evaluate
 from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Status
 
 
 class ResilientState(eqx.Module):
-    """z with J by term and gradient there, the step of each parameter, the lowest point so far, status and work."""
+    """z with the gradient there, the step of each parameter, the best point so far with the square of its gradient, status, work."""
 
     z: Array
     gradient: Array
     step: Array
     best_z: Array
     best_terms: dict[str, Array]
+    best_slope: Array
     status: Array
     counts: Counts
 
@@ -47,8 +49,8 @@ class Rprop(AbstractGradientSolver):
     def init(self, problem, z):
         _, gradient, terms = evaluate(problem, z)
         good = jnp.isfinite(sum(terms.values())) & jnp.isfinite(gradient).all()
-        return ResilientState(z, gradient, jnp.full(z.shape, self.first), z, terms, jnp.where(good, Status.RUNNING, Status.NOT_FINITE),
-                         Counts.of(gradient=1))
+        status = jnp.where(good, Status.RUNNING, Status.NOT_FINITE)
+        return ResilientState(z, gradient, jnp.full(z.shape, self.first), z, terms, gradient @ gradient, status, Counts.of(gradient=1))
 
     def step(self, problem, state):
         return jax.lax.cond(state.status == Status.RUNNING, lambda state: self._advance(problem, state), lambda state: state, state)
@@ -61,14 +63,17 @@ class Rprop(AbstractGradientSolver):
         _, gradient, terms = evaluate(problem, z)
         cost, lowest = sum(terms.values()), sum(state.best_terms.values())
         good = jnp.isfinite(cost) & jnp.isfinite(gradient).all()
-        same = gradient * state.gradient
+        same, slope = gradient * state.gradient, gradient @ gradient
         factor = jnp.where(same > 0, self.longer, jnp.where(same < 0, self.shorter, 1.0))
         # Where the model cannot run the steps were too long: the next ones begin at the same point, shorter.
         step = jnp.where(good, jnp.minimum(state.step * factor, self.longest), state.step * self.shorter)
-        small = 0.5 * gradient @ gradient <= self.tolerance * jnp.maximum(1.0, cost)
+        small = 0.5 * slope <= self.tolerance * jnp.maximum(1.0, cost)
         ended = jnp.where(jnp.max(step) < self.shortest, Status.NO_DECREASE, Status.RUNNING)
-        better = good & (cost < lowest)
+        better = good & is_better(cost, slope, lowest, state.best_slope)
+        keep = (z, terms, slope), (state.best_z, state.best_terms, state.best_slope)
+        best_z, best_terms, best_slope = jax.tree.map(lambda new, old: jnp.where(better, new, old), *keep)
+        # After a change of sign the parameter waits: its next derivative is compared with none.
+        waiting = jnp.where(same < 0, 0.0, gradient)
         return ResilientState(
-            jnp.where(good, z, state.z), jnp.where(good, jnp.where(same < 0, 0.0, gradient), state.gradient), step,
-            jnp.where(better, z, state.best_z), {name: jnp.where(better, value, state.best_terms[name]) for name, value in terms.items()},
+            jnp.where(good, z, state.z), jnp.where(good, waiting, state.gradient), step, best_z, best_terms, best_slope,
             jnp.where(good & small, Status.CONVERGED, ended), state.counts + Counts.of(gradient=1))

@@ -50,11 +50,9 @@ ROWS = {
     "GaussNewton, matrix-free": (GaussNewton(dense_limit=0), 1e-8, None),
     "LevenbergMarquardt": (LevenbergMarquardt(), 1e-8, None),
     "LevenbergMarquardt, matrix-free": (LevenbergMarquardt(dense_limit=0), 1e-8, None),
-    # A method that compares values of J alone sees no nearer than the root of their rounding.
-    "LBFGS": (LBFGS(tolerance=1e-14), 1e-6, None),
-    "Optax": (Optax(optax.lbfgs(), tolerance=1e-14, default_max_steps=200, steps_per_call=20), 1e-6, None),
-    # Signs know no length: it comes near to the minimum at half a step a time.
-    "Rprop": (Rprop(tolerance=1e-14, shortest=1e-14, default_max_steps=5000, steps_per_call=500), 1e-5, None),
+    "LBFGS": (LBFGS(tolerance=1e-18), 1e-8, None),
+    "Optax": (Optax(optax.lbfgs(), tolerance=1e-18, default_max_steps=200, steps_per_call=20), 1e-8, None),
+    "Rprop": (Rprop(tolerance=1e-18, shortest=1e-14, default_max_steps=5000, steps_per_call=500), 1e-8, None),
     "MultiStart": (MultiStart(LevenbergMarquardt(), number=3, candidates=8), 1e-8, None),
     "FourDEnVar": (FourDEnVar(size=41), 1e-8, 1e-8),
     "FourDEnVar, fewest members": (FourDEnVar(size=21), 1e-8, 1e-8),

@@ -28,9 +28,8 @@ SOLVERS = {
     "gauss_newton_matrix_free": (GaussNewton(dense_limit=0), 1e-8),
     "levenberg_marquardt": (LevenbergMarquardt(), 1e-8),
     "levenberg_marquardt_matrix_free": (LevenbergMarquardt(dense_limit=0), 1e-8),
-    # A method that compares values of J alone sees no nearer than the root of their rounding.
-    "lbfgs": (LBFGS(tolerance=1e-14), 1e-6),
-    "optax_lbfgs": (Optax(optax.lbfgs(), tolerance=1e-14, default_max_steps=200, steps_per_call=20), 1e-6),
+    "lbfgs": (LBFGS(tolerance=1e-18), 1e-8),
+    "optax_lbfgs": (Optax(optax.lbfgs(), tolerance=1e-18, default_max_steps=200, steps_per_call=20), 1e-8),
     "optax_adam": (Optax(optax.adam(optax.exponential_decay(0.1, 300, 0.5)), tolerance=1e-12, default_max_steps=3000), 1e-4),
     "multi_start": (MultiStart(LevenbergMarquardt(), number=3, candidates=8), 1e-8),
 }
@@ -90,7 +89,8 @@ def test_the_linear_gaussian_problem_is_solved_to_its_closed_form(oracle, linear
     np.testing.assert_allclose(list(result.terms.values()), list(linear.terms(result.z).values()), rtol=1e-12)
     total = sum(result.history.values())
     np.testing.assert_allclose(total[-1], result.cost, rtol=1e-14)
-    assert (np.diff(total) <= 0).all()  # the best so far
+    # The best so far; of points whose J is the same to rounding, the one with the smaller gradient.
+    assert (np.diff(total) <= 1e-13 * total[-1]).all()
     assert f"{len(total) - 1} iterations" in str(result) and "prior" in str(result)
 
 
@@ -369,7 +369,7 @@ def test_a_watch_sees_every_iteration_with_its_work_and_may_stop(wells):
     assert solver.steps_per_call > 1
     result = answer(wells, solver, watch=lambda shown: seen.append((float(sum(shown.terms.values())), int(shown.counts.gradient))))
     np.testing.assert_allclose([cost for cost, _ in seen], sum(result.history.values()))
-    assert seen[0][1] == 0 and seen[-1][1] == result.counts["gradient"] and (np.diff([work for _, work in seen]) >= 0).all()
+    assert seen[0][1] == 1 and seen[-1][1] == result.counts["gradient"] and (np.diff([work for _, work in seen]) >= 0).all()
     early = answer(wells, solver, watch=lambda shown: int(shown.counts.gradient) >= 3)
     assert early.status is Status.STOPPED and len(early.history["y"]) < len(result.history["y"])
     assert sum(early.history.values())[-1] == early.cost
