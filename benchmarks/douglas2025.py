@@ -53,7 +53,7 @@ from douglas_cases import CASES, ENVAR_REF, POOLS, Experiment, experiment, withi
 from douglas_methods import as_published, physical, posterior, report_methods, report_noise, report_sizes
 from scipy.optimize import least_squares
 
-from landcal_jax.ensemble import IterativeFourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
 from landcal_jax.models.optic import ACTIVE, BOUNDS
 from landcal_jax.problem import Problem

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from douglas_cases import POOLS, Experiment, experiment
 
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI, UnscentedKalmanInversion
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.models.optic import ACTIVE, BOUNDS

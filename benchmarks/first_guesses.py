@@ -47,7 +47,8 @@ from first_guess_cases import SITES, case
 
 from landcal_jax import plot_comparison
 from landcal_jax.comparison import ByDifferences, Hybrid, compare, table
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ETKI
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt, MultiStart
 from landcal_jax.resilient import Rprop

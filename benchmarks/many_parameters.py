@@ -46,7 +46,8 @@ import xarray as xr
 from many_cases import Design
 
 from landcal_jax.comparison import ByDifferences, Hybrid, compare
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ETKI
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt
 from landcal_jax.plot_style import new_figure, tidy

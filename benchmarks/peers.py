@@ -58,7 +58,7 @@ import numpy as np
 import peer_methods as peers
 from peer_methods import Counted, Exam, Found
 
-from landcal_jax.ensemble import IterativeFourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import ESMDA, ETKI
 from landcal_jax.gradient import LBFGS, LevenbergMarquardt
 from landcal_jax.posterior import from_ensemble, laplace

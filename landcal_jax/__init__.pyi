@@ -15,7 +15,7 @@ from .comparison import Hybrid as Hybrid
 from .comparison import compare as compare
 from .configuration import configure as configure
 from .ensemble import FourDEnVar as FourDEnVar
-from .ensemble import IterativeFourDEnVar as IterativeFourDEnVar
+from .ensemble_iterated import IterativeFourDEnVar as IterativeFourDEnVar
 from .ensemble_kalman import EKI as EKI
 from .ensemble_kalman import ESMDA as ESMDA
 from .ensemble_kalman import ETKI as ETKI

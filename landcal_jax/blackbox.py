@@ -11,6 +11,7 @@ key made of its parameters, so that an ensemble that was killed goes on where it
 
 import contextlib
 import logging
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,7 +28,8 @@ from landcal_jax import linear_product, member_pool, member_processes, progress
 from landcal_jax.errors import complain
 from landcal_jax.executable import Executable
 from landcal_jax.forward import AbstractForward
-from landcal_jax.member_store import Member, MemberStore, identity_of, key_of, rounded
+from landcal_jax.member_store import Member, MemberStore, key_of, rounded
+from landcal_jax.model_identity import identity_of
 from landcal_jax.observations import Observations
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class _Members:
     def __init__(self, run, shapes, store, options, place):
         self.run, self.shapes, self.options, self.place = run, shapes, options, place
         self.store = None if store is None else MemberStore(store)
-        self.identity = identity_of(run) + options.pop("version")
+        self.identity = _known(run, options.pop("version"), kept=store is not None)
         self.rerun = options.pop("rerun_failed")
         self.counts, self.seen, self.failures = Counter(), set(), {}
 
@@ -85,19 +87,24 @@ class BlackBoxForward(AbstractForward):
 
     `store`: folder that keeps every finished member. Failed ones are kept too; they run again only while they have had fewer than
     1 + `retries` runs, or with `rerun_failed=True`. `keep`: whose working directories stay in the store. The key of a member knows
-    the program and its files, or the source of a function; say what it cannot know (a data file, a library) in `version`.
+    the program and its files, or a function: the file in which it stands, and all that it refers to (globals, helpers, captured
+    variables, modules of yours) as it is when this forward map is made. Say what it cannot know (a data file that the function
+    reads, an installed package) in `version`; an open file, a lock or the like among what it refers to needs one. An object with a
+    method `identity()`, which returns a text, is known by that.
     `workers`: members at a time, the number of cores without it. `processes=True` runs a function on processes instead of threads, if
     it holds the interpreter or may crash it. `client`: a `dask.distributed.Client` that runs members instead of this machine.
 
     `timeout`: seconds until the run of a function is killed with its process and counts as failed; it needs `processes=True`,
-    since nothing ends a thread. An `Executable` has a timeout of its own.
+    since nothing ends a thread, and there is none with `client`, whose workers may start no processes. An `Executable` has a timeout
+    of its own, wherever it runs.
 
     A model with derivatives of its own serves gradient solvers. `tangent(theta, direction) -> {stream: array}` is the product of its
     Jacobian with a dict like theta, and `adjoint(theta, weights) -> dict like theta` that of the transpose with a dict of streams.
     With both, each solver calls the one that it needs: LevenbergMarquardt a tangent a parameter, LBFGS an adjoint a gradient. A
     tangent alone serves all of them, at one call an element of theta for a gradient; an adjoint alone those that need no
     tangent-linear, such as LBFGS.
-    Raises ValueError for a function that `processes=True` cannot send, or a timeout without it.
+    Raises ValueError for a function that `processes=True` cannot send, a timeout without it, or a store of a model whose content
+    cannot be known; OSError for a store that cannot be written to.
     """
 
     members: _Members = eqx.field(static=True)
@@ -139,6 +146,19 @@ class BlackBoxForward(AbstractForward):
         return self.tangent is not None
 
     @property
+    def has_adjoint(self):
+        return self.adjoint is not None
+
+    def failure_words(self):
+        """The most frequent message of the runs that failed since this forward map was made, and where one of them can be looked at."""
+        if not self.failures:
+            return ""
+        (message, number), = Counter(member.message for member in self.failures).most_common(1)
+        folders = [member.folder for member in self.failures if member.message == message and member.folder]
+        kept = f", one of them kept in {folders[0]}" if folders else ""
+        return f"; the model most often said {message!r} ({number} of {len(self.failures)} failed runs{kept})"
+
+    @property
     def name(self):
         return self.title
 
@@ -163,7 +183,7 @@ class BlackBoxForward(AbstractForward):
         theta = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in theta.items()}
         if self.tangent is not None:
             return _with_tangent(self, theta, tuple(operators))
-        return (_called if self.adjoint is None else _with_adjoint)(self, theta, tuple(operators))
+        return (_underived if self.adjoint is None else _with_adjoint)(self, theta, tuple(operators))
 
     def many(self, theta, operators):
         """All members at once, outside of JAX: arrays (member, *dims) -> {stream: (member, site, n_obs)}, NaN for those that fail."""
@@ -186,6 +206,17 @@ class BlackBoxForward(AbstractForward):
                                       "BlackBoxForward(observations=) with all of them"))
 
 
+def _known(run: Any, version: str, kept: bool) -> str:
+    """What tells the model from another one; a store may not mix two, so that it needs all of it, or a version."""
+    text, unknown = identity_of(run)
+    if unknown and kept and not version:
+        raise ValueError(complain(
+            "a model whose content can be known, so that its store never gives the runs of another one", "; ".join(unknown[:5]),
+            'version="1", and another one whenever that changes; or make it inside the function; or leave store= out'))
+    # Without a store only a checkpoint asks, of which none may be taken for that of this model.
+    return f"{text}{version}{uuid.uuid4().hex if unknown and not version else ''}"
+
+
 def _place(run: Any, processes: bool, client: Any) -> str:
     """Where members run, in words."""
     if isinstance(run, Executable):
@@ -202,6 +233,17 @@ def _called(forward: BlackBoxForward, theta: dict[str, Array], names: tuple[str,
         return forward.many(theta, dict.fromkeys(names))
 
     return _outside(forward, runs, _shaped(forward, names), theta)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 2))
+def _underived(forward, theta, names):
+    return _called(forward, theta, names)
+
+
+@_underived.defjvp
+def _refuse(forward, names, primals, tangents):
+    raise TypeError(complain("a model with derivatives", forward.description,
+                             "problem.finite_difference(), BlackBoxForward(tangent=, adjoint=), or a solver that needs none"))
 
 
 def _outside(forward: BlackBoxForward, function: Callable, shapes: Any, *arguments: Any) -> Any:

@@ -11,6 +11,11 @@ for DALEC a value with its gradient takes the time of 2.1 to 3.2 runs, a tangent
 are so charged in full, and what a solver has at a budget is the last state that it reached with that much work or less. A state
 that came out of a batch too large for the budget does not count, whatever the solver would have made of a part of it.
 
+What a solver shows has been run. The mean of a Kalman ensemble (EKI, ETKI, ESMDA) runs along with the next batch of its members, and
+that of the unscented inversion likewise: at a budget they have the mean before the step that their last batch made, and are credited
+with that step one batch later. The second solver of a hybrid begins at the point that the first has shown, which is that mean too
+where the first was cut short by its share of the budget.
+
 What is drawn of it is in `landcal_jax.plot_comparison`. The design is that of Bastrikov et al. (2018), Geoscientific Model Development
 11, 4739: sixteen first guesses, median and spread of the reduction of RMSE, pseudo-observations of a known truth.
 """
@@ -21,18 +26,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import xarray as xr
 from jax import Array
 from jax.typing import ArrayLike
 from scipy.special import ndtri
 
+from landcal_jax.comparison_scores import posterior_sd, scores_of
 from landcal_jax.errors import complain, complaint_of
-from landcal_jax.members import FailedRuns, whitened
+from landcal_jax.gradient import Optax
+from landcal_jax.members import FailedRuns
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Progress, SolveError, Status
 from landcal_jax.solving import Clock, solve
@@ -107,8 +114,11 @@ def compare(
     `first_z`, `truth_z`, `same_truth_z` (all of them), `truth_cost` and `posterior_sd` are what they are compared with. The attribute
     `work` says what a run equivalent is.
     NaN where a solver has nothing at a budget or has failed within it; `sentence` says which.
-    Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for shapes and budgets that cannot be.
+    Raises TypeError for a gradient solver on a forward map without derivatives or for what is no solver, ValueError for shapes, budgets
+    and names that cannot be, and for an optax optimiser with a line search inside, whose runs are not counted.
     """
+    if not isinstance(solvers, Mapping) or not solvers:
+        raise TypeError(complain("solvers by name", f"{solvers!r}"[:100], 'compare(problem, {"LM": LevenbergMarquardt()}, budgets)'))
     budgets = np.asarray(budgets)
     if budgets.ndim != 1 or not budgets.size or (np.diff(budgets, prepend=0) <= 0).any() or (budgets % 1).any():
         raise ValueError(complain("rising whole budgets above zero", f"{budgets}", "for example budgets=(100, 300, 1000)"))
@@ -117,7 +127,7 @@ def compare(
     key = jax.random.key(key) if isinstance(key, int | np.integer) else key
     several = isinstance(cases, Mapping)
     given = dict(cases) if several else {"": cases}
-    truths = dict(truth_z or {}) if several else {"": truth_z}
+    truths = _truths(truth_z, list(given)) if several else {"": truth_z}
     race = _Race(solvers, budgets.astype(int), np.array([weights[kind] for kind in RUN_EQUIVALENTS], float), failed)
     set_up = {name: _set_up(case, truths.get(name), first_guesses, key) for name, case in given.items()}
     for problem, *_ in set_up.values():
@@ -147,6 +157,9 @@ def table(ds: xr.Dataset, budget: float | None = None) -> pd.DataFrame:
     over the parameters of their error in prior standard deviations; `run s` and `compile s` are seconds, those of compiling all together;
     `without` how many solves have nothing at this budget, which count as the worst in the quartiles and are left out of runs and seconds.
     """
+    if budget is not None and budget not in ds["budget"].values:
+        there = ", ".join(map(str, ds["budget"].values))
+        raise ValueError(complain(f"one of the budgets {there}", f"{budget}", "compare(..., budgets=) with it among them"))
     at = ds.sel(budget=ds["budget"][-1] if budget is None else budget)
     if "case" in ds.dims:
         return pd.concat({str(name): table(ds.sel(case=name), budget) for name in ds["case"].values}, names=["case"])
@@ -297,6 +310,12 @@ def _check(problem: Problem, entry: Any, budgets: np.ndarray) -> None:
         _check(problem, entry.solver, budgets)
     elif isinstance(entry, AbstractGradientSolver):
         problem.require_gradient(type(entry).__name__)
+        # That of LBFGS is counted; the one of a multi-start is that of its solver.
+        inside = getattr(entry, "solver", entry)
+        state = inside.optimiser.init(problem.space.default_z) if isinstance(inside, Optax) else ()
+        if optax.tree.get_all_with_path(state, "num_linesearch_steps"):
+            raise ValueError(complain("solvers whose work is counted", f"{type(entry).__name__} with a line search inside",
+                                      "LBFGS(), which counts that of its own, or an optimiser without"))
     elif callable(entry) and not isinstance(entry, type):
         for made in map(entry, budgets.tolist()):
             if made is not None:
@@ -304,6 +323,14 @@ def _check(problem: Problem, entry: Any, budgets: np.ndarray) -> None:
     elif isinstance(entry, type) or not isinstance(entry, AbstractEnsembleSolver):
         raise TypeError(complain("a solver, Hybrid, ByDifferences, or a function of the budget that returns one",
                                  f"{entry!r}", "LevenbergMarquardt(), or lambda budget: FourDEnVar(size=budget - 2)"))
+
+
+def _truths(given: Any, cases: list[str]) -> dict[str, ArrayLike]:
+    """The truths by case, of cases that are there."""
+    if given is not None and (not isinstance(given, Mapping) or set(given) - set(cases)):
+        got = f"also {', '.join(map(str, set(given) - set(cases)))}" if isinstance(given, Mapping) else f"{type(given).__name__}"
+        raise ValueError(complain(f"truth_z by case, of {', '.join(cases)}", got, "truth_z={case: z}; a twin knows its own"))
+    return dict(given or {})
 
 
 def _set_up(case: Problem | Twin, truth: ArrayLike | None, first_guesses: ArrayLike | int | None,
@@ -321,6 +348,8 @@ def _set_up(case: Problem | Twin, truth: ArrayLike | None, first_guesses: ArrayL
 
 
 def _vectors(problem: Problem, given: ArrayLike, name: str) -> np.ndarray:
+    if isinstance(given, Mapping):
+        raise TypeError(complain(f"{name} (k, {problem.space.size}) in z", "a mapping, for one problem", "several cases by name have one"))
     vectors = np.atleast_2d(np.asarray(given, float))
     if vectors.ndim != 2 or vectors.shape[1] != problem.space.size or not np.isfinite(vectors).all():
         raise ValueError(complain(f"finite {name} of shape (k, {problem.space.size})", f"shape {np.shape(given)}",
@@ -333,7 +362,7 @@ def _dataset(problem: Problem, race: _Race, cells: list[_Cell], Z0: np.ndarray, 
     shape, axes = (len(race.solvers), len(race.budgets), len(Z0)), ("solver", "budget", "guess")
     nothing = _Point(np.full(problem.space.size, np.nan), np.full(3, np.nan), dict.fromkeys(PARTS, np.nan))
     points = [cell.point or nothing for cell in cells]
-    scores = _scores(problem, np.concatenate([[point.z for point in points], Z0]), truth)
+    scores = scores_of(problem, np.concatenate([[point.z for point in points], Z0]), truth)
     streams = list(problem.observations.names)
     ds = xr.Dataset(coords={
         "solver": list(race.solvers), "budget": race.budgets, "guess": np.arange(len(Z0)), "stream": streams,
@@ -372,47 +401,9 @@ def _add_truth(ds: xr.Dataset, problem: Problem, truth: np.ndarray, cost: float)
     ds["truth_z"], ds["same_truth_z"], ds["truth_cost"] = ("parameter", truth[0]), (("same", "parameter"), truth), cost
     apart = abs(ds["z"] - ds["same_truth_z"]).min("same", skipna=False)
     ds["parameter_error"] = apart.transpose(*ds["z"].dims)
-    if problem.forward.differentiable:
-        jacobian = np.asarray(_jacobian(problem, jnp.asarray(truth[0])))
-        ds["posterior_sd"] = "parameter", np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)))
+    if problem.forward.has_tangent:
+        ds["posterior_sd"] = "parameter", posterior_sd(problem, truth[0])
         ds["parameter_error_posterior"] = ds["parameter_error"] / ds["posterior_sd"]
-
-
-@eqx.filter_jit
-def _jacobian(problem: Problem, z: Array) -> Array:
-    return problem.jacobian(z)[1]
-
-
-def _scores(problem: Problem, Z: np.ndarray, truth: np.ndarray | None) -> dict[str, np.ndarray]:
-    """J by term (member, term) and RMSE by stream (member, stream) of members Z; NaN where z is or where the run fails.
-
-    With a truth its terms are added as the last row.
-    """
-    Z = Z if truth is None else np.concatenate([Z, truth[:1]])
-    there = np.isfinite(Z).all(axis=1)
-    # What is the same at several budgets is run once: a model may be dear.
-    unique, where = np.unique(Z[there], axis=0, return_inverse=True)
-    predicted = problem.ensemble(jnp.asarray(unique))
-    terms = {"prior": 0.5 * np.sum(unique**2, axis=1)}
-    rmse, rmse_truth = [], []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name, residuals in whitened(problem, predicted).items():
-            stream = problem.observations[name]
-            mask = np.asarray(stream.mask)
-            terms[name] = 0.5 * np.sum(residuals**2, axis=1)
-            rmse.append(_rms(predicted[name][:, mask] - np.asarray(stream.values)[mask]))
-            if truth is not None:
-                rmse_truth.append(_rms(predicted[name][:, mask] - predicted[name][where.ravel()[-1]][mask]))
-    columns = {"terms": list(terms.values()), "rmse": rmse} | ({"rmse_truth": rmse_truth} if truth is not None else {})
-    scores = {}
-    for name, values in columns.items():
-        scores[name] = np.full((len(Z), len(values)), np.nan)
-        scores[name][there] = np.stack(values, axis=1)[where.ravel()]
-    return scores
-
-
-def _rms(values: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean(values**2, axis=1))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""4DEnVar: 4DVar without an adjoint, in the space of an ensemble of runs; single-loop as published, and iterated.
+"""4DEnVar: 4DVar without an adjoint, in the space of an ensemble of runs; single-loop, as published.
 
 Control vectors are x = x_b + X'w: x_b the mean of the ensemble, X' its anomalies divided by sqrt(members - 1). With
 Y' = h(members) - h(x_b), scaled in the same way and whitened, the cost is quadratic in w,
@@ -6,11 +6,11 @@ Y' = h(members) - h(x_b), scaled in the same way and whitened, the cost is quadr
     J(w) = 1/2 w'w + 1/2 |d - Y'w|^2,      d = R^(-1/2) (y - h(x_b)),
 
 and one set of runs gives its minimum and the posterior ensemble. That is exact if the model is linear and the ensemble
-spans the space. `FourDEnVar` stops there, as it is published; `IterativeFourDEnVar` goes on to the minimum of the exact J.
+spans the space. `FourDEnVar` stops there, as it is published; `IterativeFourDEnVar` (`ensemble_iterated`)
+goes on to the minimum of the exact J.
 
 References: Liu, Xiao and Wang (2008), Monthly Weather Review 136, 3363; Pinnington et al. (2020), Geoscientific Model
-Development 13, 55; Douglas, Quaife and Bannister (2025), Environmental Modelling & Software 186, 106361; Bocquet and
-Sakov (2014), Quarterly Journal of the Royal Meteorological Society 140, 1521, for the iterated form.
+Development 13, 55; Douglas, Quaife and Bannister (2025), Environmental Modelling & Software 186, 106361.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,8 @@ from landcal_jax.ensemble_space import (
     near,
     nearest_z,
     reach,
+    reached_span,
+    spanned,
     tapers_of,
     to_z,
     weights,
@@ -39,8 +41,6 @@ from landcal_jax.ensemble_space import (
 from landcal_jax.errors import complain
 from landcal_jax.members import cost_terms, draw_members, no_terms, whitened
 from landcal_jax.solvers import AbstractEnsembleSolver, Counts, Progress, Status
-
-TRIALS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)  # fractions of a Gauss-Newton step that are run at once
 
 
 def _descended(Y: np.ndarray, d: np.ndarray, damping: float) -> np.ndarray:
@@ -57,7 +57,8 @@ class EnVarState(eqx.Module):
     """Members, and the analysis once they have run; control vectors are z or physical, as the solver is asked.
 
     `phase`: 0 before the members have run, 1 before the analysis has, 2 after. `kept` (member,) ran. `inside`
-    (member,): whether a posterior member is within the bounds, so that it has a z. `measures`: see `FourDEnVar`.
+    (member,): whether a posterior member is within the bounds, so that it has a z. `z`, `terms`: what is shown, the mean until the
+    analysis has run at `target`. `mean_ran`: whether the mean did, where it was asked to. `measures`: see `FourDEnVar`.
     """
 
     members: Array
@@ -68,7 +69,9 @@ class EnVarState(eqx.Module):
     inside: Array
     covariance: Array
     z: Array
+    target: Array
     terms: dict[str, Array]
+    mean_ran: Array
     phase: Array
     status: Array
     measures: dict[str, Array]
@@ -85,11 +88,15 @@ class FourDEnVar(AbstractEnsembleSolver):
     `minimiser`: "closed form" or "L-BFGS", the same minimum. `root`: "symmetric" or "cholesky", the square root that makes
     the posterior ensemble; its covariance about the analysis is the same.
     `damping`: gamma of gamma/2 w'w, the ridge used at US-Ha1 (60 for JULES, 100 for ORCHIDEE) to stay within the bounds;
-    with another value than 1 the posterior is no posterior. `inflation` multiplies the anomalies before the analysis.
+    with another value than 1 there is no posterior. `inflation` multiplies the anomalies before the analysis.
     `localisation`: stream -> taper (n, site, n_obs) in 0 to 1, how much each observation may move each parameter (all
     where a stream is absent): each parameter then has its own analysis with R / taper (Hunt et al. 2007, Physica D 230, 112).
 
-    `details`: `analysis`, `posterior` and `posterior_covariance` in the control space; `posterior_z`, the members inside the bounds;
+    Where the run of the mean fails, or is pulled in, the background is the mean of the members that ran, and the mean of their
+    predictions stands for its own: the same if the model is linear, and said in `details["span"]`.
+
+    `details`: `analysis`, `posterior` and `posterior_covariance` in the control space; `posterior_z`, the members inside the bounds,
+    once the analysis has run, and with a damping of 1;
     `posterior_outside`, how many are not; `left_out`, members that failed or blew up; and what the ensemble cannot reach:
     `outside_envelope`, fraction of the observed values more than two standard deviations beyond all members; `span_chi_square`, mean
     square of what no combination of the members explains, one if R is right; `distance`, that of the analysis from the mean, and
@@ -128,17 +135,16 @@ class FourDEnVar(AbstractEnsembleSolver):
         tapers_of(problem, self.localisation)
         to_z(problem, members, self.space)
         mean, number = members.mean(axis=0), members.shape[1]
-        every, nowhere = jnp.ones(len(members), bool), jnp.full((number, number), jnp.nan)
+        every, nowhere, z = jnp.ones(len(members), bool), jnp.full((number, number), jnp.nan), to_z(problem, mean, self.space)
         return EnVarState(
-            members, every, mean, members, members, every, nowhere,
-            to_z(problem, mean, self.space), no_terms(problem), jnp.asarray(0), jnp.asarray(int(Status.RUNNING)),
-            dict.fromkeys(MEASURES, jnp.asarray(jnp.nan)))
+            members, every, mean, members, members, every, nowhere, z, z, no_terms(problem), jnp.asarray(True),
+            jnp.asarray(0), jnp.asarray(int(Status.RUNNING)), dict.fromkeys(MEASURES, jnp.asarray(jnp.nan)))
 
     def ask(self, problem, state):
         if int(state.phase) == 0:
             both = jnp.concatenate([state.members.mean(axis=0, keepdims=True), state.members])
             return to_z(problem, both, self.space)
-        return state.z[None]
+        return state.target[None]
 
     def tries(self, state):
         return int(state.phase) > 0
@@ -147,10 +153,11 @@ class FourDEnVar(AbstractEnsembleSolver):
         residuals = whitened(problem, ran.predicted)
         if int(state.phase) == 0:
             return self._analyse(problem, state, ran, residuals)
-        status = Status(int(state.status)) if ran.finished[0] else Status.NOT_FINITE
+        status = Status(int(state.status)) if ran.finished[0] else Status.RUN_FAILED
         if status is Status.RUNNING:
-            status = Status.OUT_OF_SPAN if doubts(state.measures) else Status.ANALYSIS
-        return changed(state, terms=cost_terms(state.z, residuals), status=int(status), phase=2)
+            reached = Status.ANALYSIS if self._rank(state) == state.members.shape[1] else Status.SUBSPACE
+            status = Status.OUT_OF_SPAN if doubts(state.measures) else reached
+        return changed(state, z=state.target, terms=cost_terms(state.target, residuals), status=int(status), phase=2)
 
     def progress(self, state):
         # That the analysis is out of bounds is known before its run, and shown after it.
@@ -163,16 +170,29 @@ class FourDEnVar(AbstractEnsembleSolver):
         kept, inside = np.asarray(state.kept), np.asarray(state.kept & state.inside)
         measures = {name: np.asarray(value) for name, value in state.measures.items()}
         out = {"method": np.array("4DEnVar"), "analysis": np.asarray(state.analysis), "posterior": np.asarray(state.posterior)[kept],
-               "posterior_covariance": np.asarray(state.covariance), "posterior_z": np.asarray(state.posterior_z)[inside],
-               "posterior_space": np.array(self.space), "posterior_outside": np.asarray((kept & ~inside).sum()),
-               "left_out": np.asarray((~kept).sum()),
+               "posterior_covariance": np.asarray(state.covariance), "posterior_space": np.array(self.space),
+               "posterior_outside": np.asarray((kept & ~inside).sum()), "left_out": np.asarray((~kept).sum()),
                "span": np.array("; ".join(doubts(state.measures) + self._notes(state)) or "the ensemble reaches the observations")}
+        if self.damping != 1.0:
+            out["no_posterior"] = np.array(f"a damping of {self.damping:g}, where that of the theory is 1")
+        elif int(state.phase) < 2 or int(state.status) < 0:
+            out["no_posterior"] = np.array("no run at its analysis")
+        else:
+            out["posterior_z"] = np.asarray(state.posterior_z)[inside]
         return out | measures
+
+    def _rank(self, state):
+        """Directions that the members which ran span."""
+        members = np.asarray(state.members)[np.asarray(state.kept)]
+        return spanned(members - members.mean(axis=0))
 
     def _notes(self, state):
         """What is no fault of the ensemble, one sentence each."""
-        number, members = state.members.shape[1], int(state.kept.sum())
-        notes = [f"{members} members span {members - 1} of {number} directions"] if members <= number else []
+        number, rank = state.members.shape[1], self._rank(state)
+        notes = [reached_span(int(state.kept.sum()), rank, number)] if rank < number else []
+        if not state.mean_ran:
+            notes.append("the run of the mean of the members failed: the mean of their predictions stands for it, which is the same "
+                         "where the model is linear")
         reached = sum(float(value) for name, value in state.terms.items() if name != "prior")
         predicted = float(state.measures["predicted_cost"])
         if int(state.phase) == 2 and reached > 2 * predicted + 0.5 * number:
@@ -182,25 +202,28 @@ class FourDEnVar(AbstractEnsembleSolver):
 
     def _analyse(self, problem, state, ran, residuals):
         """The analysis and its ensemble, from the runs of the mean and of the members."""
-        D = np.concatenate(list(residuals.values()), axis=1)
+        D, asked = np.concatenate(list(residuals.values()), axis=1), self.ask(problem, state)
         kept = near(D[1:], ran.finished[1:])
-        vectors = jnp.concatenate([state.analysis[None], state.members])
-        members = where_they_ran(problem, ran, self.ask(problem, state), vectors, self.space)[1:]
-        terms = cost_terms(to_z(problem, state.analysis, self.space), residuals)
-        if not ran.finished[0] or kept.sum() < 2:
-            return changed(state, terms=terms, status=int(Status.NOT_FINITE))
-        mean = np.asarray(state.analysis)
+        members = where_they_ran(problem, ran, asked, jnp.concatenate([state.analysis[None], state.members]), self.space)[1:]
+        if ran.finished[0]:
+            state = changed(state, z=ran.z[0], terms=cost_terms(ran.z[0], residuals))
+        if kept.sum() < 2:
+            return changed(state, status=int(Status.RUN_FAILED))
+        mean, d = np.asarray(state.analysis), D[0]
+        mean_ran = bool(ran.finished[0]) and not bool(jnp.any(ran.z[0] != asked[0]))
+        if not mean_ran:
+            mean, d = members[kept].mean(axis=0), D[1:][kept].mean(axis=0)
         scale = self.inflation / np.sqrt(kept.sum() - 1)
-        X, Y = scale * (members[kept] - mean), scale * (D[0] - D[1:][kept]).T
-        analysis, anomalies, predicted = self._update(problem, X, Y, D[0])
+        X, Y = scale * (members[kept] - mean), scale * (d - D[1:][kept]).T
+        analysis, anomalies, predicted = self._update(problem, X, Y, d)
         posterior = np.repeat((mean + analysis)[None], len(kept), axis=0)
         posterior[kept] += np.sqrt(kept.sum() - 1) * anomalies
         z, z_inside = nearest_z(problem, mean + analysis, self.space)
         posterior_z, inside = nearest_z(problem, posterior, self.space)
-        measures = reach(problem, ran, kept, X, Y, D[0], analysis) | {"predicted_cost": predicted}
+        measures = reach(problem, ran, kept, X, Y, d, analysis) | {"predicted_cost": predicted}
         return changed(
             state, members=members, kept=kept, analysis=mean + analysis, posterior=posterior, posterior_z=posterior_z, inside=inside,
-            covariance=anomalies.T @ anomalies, z=z, terms=terms, phase=1, measures=measures,
+            covariance=anomalies.T @ anomalies, target=z, mean_ran=mean_ran, phase=1, measures=measures,
             status=int(Status.RUNNING if z_inside else Status.OUT_OF_BOUNDS))
 
     def _update(self, problem, X, Y, d):
@@ -222,167 +245,3 @@ class FourDEnVar(AbstractEnsembleSolver):
 
     def _rooted(self, root):
         return root if self.root == "symmetric" else np.linalg.cholesky(root @ root)
-
-
-class IteratedState(eqx.Module):
-    """Where the iterations are. `w` are weights of the `directions` (n, p) about `centre` (n,), z = centre + directions w.
-
-    `spread` (p, p): where the members of the next bundle lie, in w. `kind`: 0 first bundle with its centre, 1 bundle, 2 trials,
-    3 nothing. `step` (p,): the Gauss-Newton step, of which `TRIALS` are tried. `root` (p, p): of the covariance of w.
-    `shrink`: what the trials are multiplied by after some without decrease; in the transform form, the spread. `left_out`: members
-    of bundles that failed or blew up.
-    """
-
-    centre: Array
-    directions: Array
-    w: Array
-    residual: dict[str, Array]
-    terms: dict[str, Array]
-    spread: Array
-    root: Array
-    step: Array
-    shrink: Array
-    left_out: Array
-    kind: Array
-    status: Array
-
-
-class IterativeFourDEnVar(AbstractEnsembleSolver):
-    """4DEnVar iterated to the minimum of the exact J: Gauss-Newton in the space of the ensemble, with a step control.
-
-    Each iteration runs a bundle of members about the analysis so far, from which the derivative along the ensemble follows, and
-    then seven fractions of the Gauss-Newton step at once; the one with the lowest J is taken if it decreases J, and otherwise
-    the fractions become smaller (in the transform form, the bundle). The first guess z0 of `solve` (any other result, for a
-    hybrid) is brought into the span of the ensemble.
-
-    `scaling`: size of the bundle relative to the prior. A small number gives derivatives as by finite differences, for one run a
-    direction (as many as parameters, at most members - 1), and the minimum is that of J to first order in it. None is the
-    transform form: as many runs as members, drawn together by the posterior spread of the iteration before, which
-    smooths a rough J and is not its exact minimum. `members` (member, n) in z: the prior ensemble, whose mean and covariance are then
-    the prior; without it `size` draws of second order exactly, so that the prior of the problem is kept if they outnumber the parameters.
-    `tolerance`: stop when the expected further decrease of J is below it (relative to J above 1).
-
-    `details`: `analysis`, `posterior_z` (member, n), `posterior_covariance` in z: N(analysis, (I + G'G)^-1) in the span, which
-    `from_ensemble` draws from, but for the transform form, whose members are its posterior ensemble; `left_out`, members of bundles
-    that failed or blew up.
-    An iteration of `solve` is one batch of runs. References: Sakov, Oliver and Bertino (2012), Monthly Weather Review 140, 1988;
-    Bocquet and Sakov (2014), Quarterly Journal of the Royal Meteorological Society 140, 1521.
-    """
-
-    members: Array | None = None
-    size: int = eqx.field(static=True, default=50)
-    scaling: float | None = eqx.field(static=True, default=1e-4)
-    tolerance: float = eqx.field(static=True, default=1e-8)
-    default_max_steps: int = eqx.field(static=True, default=200)
-    resumable: bool = eqx.field(static=True, default=True)
-
-    def __check_init__(self):
-        if self.scaling is not None and not 0 < self.scaling <= 1:
-            raise ValueError(complain("a scaling above 0 and up to 1, or None", f"{self.scaling:g}", "1e-4, or 1e-2 for a rough model"))
-
-    def init(self, problem, z0, key):
-        members = draw_members(problem, key, self.size) if self.members is None else given_members(problem, self.members)
-        centre = np.asarray(members.mean(axis=0))
-        anomalies = (np.asarray(members) - centre).T / np.sqrt(len(members) - 1)
-        if self.scaling is None:
-            directions, spread = anomalies, np.sqrt(len(members) - 1) * np.eye(len(members))
-        else:
-            # The same space with as few directions as it has: w'w / 2 is the same prior.
-            U, s, _ = np.linalg.svd(anomalies, full_matrices=False)
-            directions = (U * s)[:, s > 1e-10 * s[0]]
-            spread = self.scaling * np.eye(directions.shape[1])
-        w = np.linalg.lstsq(directions, np.asarray(z0) - centre, rcond=None)[0]
-        residual = {name: jnp.zeros(int(stream.count)) for name, stream in problem.observations.items()}
-        return IteratedState(*map(jnp.asarray, (centre, directions, w)), residual, no_terms(problem), jnp.asarray(spread),
-                             jnp.eye(len(w)), jnp.zeros(len(w)), *map(jnp.asarray, (1.0, 0, 0, int(Status.RUNNING))))
-
-    def ask(self, problem, state):
-        if int(state.kind) == 2:
-            return self._z(state, jnp.asarray(self._trials(state)))
-        bundle = state.w + state.spread.T
-        return self._z(state, jnp.concatenate([state.w[None], bundle]) if int(state.kind) == 0 else bundle)
-
-    def tries(self, state):
-        return int(state.kind) == 2
-
-    def tell(self, problem, state, ran):
-        residuals = whitened(problem, ran.predicted)
-        if int(state.kind) == 2:
-            return self._tried(state, ran, residuals)
-        if int(state.kind) == 0:
-            state = changed(state, residual={name: values[0] for name, values in residuals.items()},
-                            terms=cost_terms(self._z(state, state.w), residuals))
-            if not ran.finished[0] or not np.isfinite(sum(state.terms.values())):
-                return changed(state, status=int(Status.NOT_FINITE), kind=3)
-            residuals = {name: values[1:] for name, values in residuals.items()}
-            ran = ran._replace(z=ran.z[1:], finished=ran.finished[1:])
-        return self._linearised(state, ran, residuals)
-
-    def progress(self, state):
-        return Progress(self._z(state, state.w), state.terms, state.status, Counts.of())
-
-    def details(self, state):
-        if int(state.status) == Status.NOT_FINITE or int(state.kind) == 0:
-            return {}
-        root = np.asarray(state.directions @ state.root)
-        analysis = np.asarray(self._z(state, state.w))
-        number = root.shape[1]
-        if self.scaling is None:
-            posterior = analysis + np.sqrt(number - 1) * root.T
-        else:
-            # Members whose mean is the analysis: p directions need one more member.
-            simplex = np.linalg.svd(np.eye(number + 1) - 1 / (number + 1))[0][:, :number]
-            posterior = analysis + np.sqrt(number) * simplex @ root.T
-        # The transform form has an ensemble; what the other one leaves are as few members as have this mean and covariance.
-        return {"method": np.array("iterated 4DEnVar"), "analysis": analysis, "posterior_z": posterior,
-                "posterior_covariance": root @ root.T, "posterior_gaussian": np.array(self.scaling is not None),
-                "left_out": np.asarray(state.left_out)}
-
-    def _trials(self, state):
-        """Weights (trial, p) that are tried."""
-        factor = 1.0 if self.scaling is None else float(state.shrink)
-        return np.asarray(state.w) + factor * np.array(TRIALS)[:, None] * np.asarray(state.step)
-
-    def _z(self, state, w):
-        return state.centre + w @ state.directions.T
-
-    def _linearised(self, state, ran, residuals):
-        """The Gauss-Newton step, from the runs of a bundle."""
-        # By name: the dictionary of a state comes back from JAX in the order of the alphabet.
-        d, D = np.concatenate([np.asarray(state.residual[name]) for name in residuals]), np.concatenate(list(residuals.values()), axis=1)
-        kept = near(D, ran.finished)
-        away, moved = np.array(state.spread), np.asarray(jnp.any(ran.z != self._z(state, state.w + state.spread.T), axis=1))
-        away[:, moved] = np.linalg.lstsq(np.asarray(state.directions), np.asarray(ran.z - self._z(state, state.w))[moved].T, rcond=None)[0]
-        Y = (d - D[kept]).T @ np.linalg.pinv(away[:, kept])  # what a failed member would have told is taken for zero
-        w = np.asarray(state.w)
-        # The quadratic about w: its minimum is w + step.
-        found = weights(Y, d + Y @ w)
-        step, decrease = found.w - w, 0.5 * np.sum(np.linalg.solve(found.root, found.w - w) ** 2)
-        cost = 0.5 * w @ w + 0.5 * d @ d
-        done = decrease <= self.tolerance * max(cost, 1.0)
-        state = changed(state, step=step, root=found.root, kind=3 if done else 2, left_out=int(state.left_out) + int((~kept).sum()),
-                        status=int(Status.CONVERGED if done else Status.RUNNING))
-        if self.scaling is None:
-            return changed(state, spread=float(state.shrink) * np.sqrt(len(w) - 1) * found.root)
-        return changed(state, shrink=1.0)
-
-    def _tried(self, state, ran, residuals):
-        """The lowest of the trials if it is lower than what is there; shorter trials otherwise."""
-        W = self._trials(state)
-        with np.errstate(over="ignore"):
-            costs = 0.5 * np.sum(W**2, axis=1) + sum(0.5 * np.sum(values**2, axis=1) for values in residuals.values())
-        costs = np.where(ran.finished & np.isfinite(costs), costs, np.inf)
-        before = 0.5 * np.sum(state.w**2) + 0.5 * sum(np.sum(values**2) for values in state.residual.values())
-        best = int(np.argmin(costs))
-        if not costs[best] < before:
-            if float(state.shrink) < 1e-5:
-                return changed(state, kind=3, status=int(Status.NO_DECREASE))
-            if self.scaling is None:
-                # Members so far apart tell of another slope than that where the analysis is.
-                return changed(state, shrink=0.1 * state.shrink, spread=0.1 * state.spread, kind=1)
-            return changed(state, shrink=1e-3 * state.shrink)
-        z = self._z(state, jnp.asarray(W[best]))
-        return changed(state, w=W[best], residual={name: values[best] for name, values in residuals.items()},
-                       terms=cost_terms(z, residuals, best), kind=1)
-
-

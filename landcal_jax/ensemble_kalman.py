@@ -12,7 +12,12 @@ with more members. Which method ends with a posterior:
 * `EKI` and `ETKI` with `to="minimum"`: no. They go on beyond t = 1 with the prior among the observations, towards the minimum
   of J, and the ensemble draws together to a point.
 
-Members that fail or blow up are left out, and counted in `details["left_out"]`; a sigma point is mirrored instead.
+Members that fail or blow up are left out, and counted in `details["left_out"]`; a sigma point is mirrored instead. An ensemble
+moves within the span of its members: those of no more than n say so (status SUBSPACE, `details["span"]`), and J may be lower elsewhere.
+If the run at the last mean fails (RUN_FAILED), the members are still in the details.
+
+What is shown has been run: the mean of the members runs along with their next step, so z and J are those before that step until
+the last mean runs. A solve that is stopped between shows the mean before its last step; `details["members_z"]` has taken it.
 
 References: Emerick and Reynolds (2013), Computers & Geosciences 55, 3; Iglesias, Law and Stuart (2013), Inverse Problems 29,
 045001; Iglesias and Yang (2021), Inverse Problems 37, 025008; Chada, Stuart and Tong (2020), SIAM Journal on Numerical Analysis
@@ -20,6 +25,8 @@ References: Emerick and Reynolds (2013), Computers & Geosciences 55, 3; Iglesias
 """
 
 import abc
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import equinox as eqx
@@ -33,6 +40,8 @@ from landcal_jax.errors import complain
 from landcal_jax.members import cost_terms, draw_members, no_terms, whitened
 from landcal_jax.solvers import AbstractEnsembleSolver, Counts, Progress, Status
 
+SMALLEST = 100  # members where no number is given, and not fewer than TIMES the parameters
+TIMES = 2
 VANISHED = 1e-12  # a posterior standard deviation, in those of the prior, that no observations can bring about
 
 
@@ -57,14 +66,15 @@ class _EnsembleKalman(AbstractEnsembleSolver):
     """What these methods share: an ensemble from the prior, moved step by step; its mean is run along for J."""
 
     members: eqx.AbstractVar[Array | None]
-    size: eqx.AbstractVar[int]
+    size: eqx.AbstractVar[int | None]
 
     def init(self, problem, z0, key):
         if key is None and (self.members is None or self._perturbs()):
             raise ValueError(complain("a seed or key for a solver that draws", "key=None", "solve(..., key=0)"))
         of_members, of_noise = (None, jax.random.key(0)) if key is None else jax.random.split(key)
         given = self.members is not None
-        members = given_members(problem, self.members) if given else draw_members(problem, of_members, self.size)
+        size = max(SMALLEST, TIMES * problem.space.size) if self.size is None else self.size
+        members = given_members(problem, self.members) if given else draw_members(problem, of_members, size)
         return KalmanState(
             members, jnp.ones(len(members), bool), members.mean(axis=0), no_terms(problem), jnp.asarray(0.0), jnp.asarray(0),
             jnp.asarray(False), jnp.asarray(int(Status.RUNNING)), jax.random.key_data(of_noise))
@@ -83,7 +93,8 @@ class _EnsembleKalman(AbstractEnsembleSolver):
         terms = cost_terms(ran.z[0], residuals)
         if bool(state.last):
             good = ran.finished[0] and np.isfinite(sum(terms.values()))
-            return changed(state, z=ran.z[0], terms=terms, status=int(self._end() if good else Status.NOT_FINITE))
+            end = self._end() if _rank(state) == problem.space.size else Status.SUBSPACE
+            return changed(state, z=ran.z[0], terms=terms, status=int(end if good else Status.RUN_FAILED))
         with np.errstate(over="ignore"):
             misfit = 0.5 * np.sum(D[1:] ** 2, axis=1)
         good = near(D[1:], ran.finished[1:] & np.isfinite(misfit))
@@ -91,7 +102,8 @@ class _EnsembleKalman(AbstractEnsembleSolver):
         members[alive] = ran.z[1:]
         alive[alive] = good
         if alive.sum() < 2:
-            return changed(state, alive=alive, terms=terms, status=int(Status.NOT_FINITE))
+            lost = Status.NOT_FINITE if int(state.steps) == 0 else Status.RUN_FAILED
+            return changed(state, alive=alive, terms=terms, status=int(lost))
         inverse = self._inverse_step(misfit[good], D.shape[1], float(state.time), int(state.steps))
         X, D = members[alive], D[1:][good]
         if self._to_minimum():
@@ -111,6 +123,9 @@ class _EnsembleKalman(AbstractEnsembleSolver):
         members = np.asarray(state.members)[np.asarray(state.alive)]
         out = {"method": np.array(type(self).__name__), "members_z": members, "time": np.asarray(state.time),
                "steps": np.asarray(state.steps), "left_out": np.asarray((~state.alive).sum())}
+        rank, number = _rank(state), members.shape[1]
+        if rank < number:
+            out["span"] = np.array(f"{len(members)} members span {rank} of {number} directions")
         # Before t = 1 the members have seen a part of the observations only, and are no posterior.
         return out | ({"posterior_z": members} if bool(state.last) and not self._to_minimum() else {})
 
@@ -135,8 +150,19 @@ class _EnsembleKalman(AbstractEnsembleSolver):
         """Members after a step: X (member, n), their whitened residuals D (member, m) = R^(-1/2) (y - h)."""
 
 
+def _rank(state: KalmanState) -> int:
+    """How many directions the members that are left span."""
+    members = np.asarray(state.members)[np.asarray(state.alive)]
+    # An ensemble that has drawn together lies about its mean to the rounding of the mean.
+    return int(np.linalg.matrix_rank(members - members.mean(axis=0), tol=VANISHED * np.linalg.norm(members))) if len(members) > 1 else 0
+
+
 def _adaptive(misfit: np.ndarray, number: int) -> float:
-    """The data misfit controller of Iglesias and Yang (2021): steps that change the misfits by what noise allows."""
+    """The data misfit controller of Iglesias and Yang (2021): steps that change the misfits by what noise allows.
+
+    1/alpha = max(m / (2 <Phi>), sqrt(m / (2 var Phi))), with Phi = |d|^2 / 2 of each member and m = `number` observed values. The
+    variance is that of the members, divided by their number.
+    """
     mean, spread = misfit.mean(), misfit.std()
     # The limits stand for members without misfit, or all with the same: then the whole rest may be taken at once.
     return max(number / max(2 * mean, 1e-300), np.sqrt(number / 2) / max(spread, 1e-300))
@@ -167,11 +193,13 @@ class EKI(_EnsembleKalman):
 
     `to="posterior"` ends at t = 1: the members are a sample of the posterior where the model is linear, to sampling error.
     `to="minimum"` goes on with the prior among the observations until the standard deviation of each z is below `tolerance`: the mean
-    tends to the minimum of J, no posterior is left. `members` (member, n) in z, or `size` draws of the prior.
+    tends to the minimum of J, no posterior is left. `members` (member, n) in z, or `size` draws of the prior: without it 100, or two for
+    each parameter where these are more. n + 1 are the fewest that span the space; twice as many keep the spurious correlations of
+    perturbed observations, about 1 / sqrt(size), from eating up the spread, and average slopes where the model is curved.
     """
 
     members: Array | None = None
-    size: int = eqx.field(static=True, default=100)
+    size: int | None = eqx.field(static=True, default=None)
     to: Literal["posterior", "minimum"] = eqx.field(static=True, default="posterior")
     tolerance: float = eqx.field(static=True, default=1e-3)
     default_max_steps: int = eqx.field(static=True, default=200)
@@ -213,20 +241,30 @@ class ETKI(EKI):
         return _transformed(X, D, alpha)
 
 
+def _plain(inflations: Any) -> Any:
+    """Whole numbers and sequences of any kind as Python has them; what is neither is left for the check."""
+    if isinstance(inflations, Integral):
+        return int(inflations)
+    return tuple(map(float, inflations)) if isinstance(inflations, Sequence | np.ndarray) and np.ndim(inflations) == 1 else inflations
+
+
 class ESMDA(_EnsembleKalman):
     """Ensemble smoother with multiple data assimilation (Emerick & Reynolds 2013): EKI with steps that are set before.
 
-    `inflations`: alpha of each step, whose inverses sum to one; a whole number k stands for k steps of alpha = k.
-    The members at the end are a sample of the posterior where the model is linear, to sampling error.
+    `inflations`: alpha of each step, whose inverses sum to one; a whole number k stands for k steps of alpha = k. `members`, `size`
+    as in `EKI`. The members at the end are a sample of the posterior where the model is linear, to sampling error.
     """
 
     members: Array | None = None
-    size: int = eqx.field(static=True, default=100)
-    inflations: tuple[float, ...] | int = eqx.field(static=True, default=4)
+    size: int | None = eqx.field(static=True, default=None)
+    inflations: tuple[float, ...] | int = eqx.field(static=True, default=4, converter=_plain)
     default_max_steps: int = eqx.field(static=True, default=100)
     resumable: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
+        if not isinstance(self.inflations, int | tuple):
+            raise TypeError(complain("a whole number of steps, or the inflation coefficient of each", f"{self.inflations!r}",
+                                     "inflations=4, or inflations=(8.0, 8.0, 4.0, 2.0)"))
         steps = self._alphas()
         if not steps or min(steps) <= 0 or abs(sum(1 / alpha for alpha in steps) - 1) > 1e-6:
             total = f"{sum(1 / alpha for alpha in steps if alpha):.6g}"
@@ -234,7 +272,7 @@ class ESMDA(_EnsembleKalman):
                                       "4 for four equal steps, or (9.333, 7, 4, 2) scaled to a sum of one"))
 
     def _alphas(self):
-        return (float(self.inflations),) * self.inflations if isinstance(self.inflations, int) else tuple(self.inflations)
+        return (float(self.inflations),) * self.inflations if isinstance(self.inflations, int) else self.inflations
 
     def _inverse_step(self, misfit, number, time, steps):
         return 1 / self._alphas()[steps]
@@ -260,7 +298,7 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
     It starts at z0 with the covariance of the prior, and has N(posterior mean, posterior covariance) as its fixed point where the
     model is linear: errors halve with each iteration. Without draws; no key is needed. A sigma point whose run fails or blows up is
     mirrored from the one across, and tells nothing when both do. There is no step control: far from linear the mean may overshoot to
-    where the model blows up, which ends the solve as failed (NOT_FINITE); a first guess z0 nearer to the minimum helps.
+    where the model blows up, which ends the solve as failed (RUN_FAILED); a first guess z0 nearer to the minimum helps.
     `tolerance`: stop when the mean moves by less in posterior standard deviations, and the variances relative to themselves.
     `details`: `posterior_covariance`, and 2 n `posterior_z` with it; `from_ensemble` draws from that Gaussian.
     """
@@ -286,7 +324,9 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         residuals = whitened(problem, ran.predicted)
         terms = cost_terms(ran.z[0], residuals)
         if not ran.finished[0] or not np.isfinite(sum(terms.values())):
-            return changed(state, z=ran.z[0], terms=terms, status=int(Status.NOT_FINITE))
+            # At z0 nothing has run before: that is the start, which has no J.
+            first = np.isnan(float(state.terms["prior"]))
+            return changed(state, z=ran.z[0], terms=terms, status=int(Status.NOT_FINITE if first else Status.RUN_FAILED))
         if bool(state.last):
             return changed(state, z=ran.z[0], terms=terms, status=int(Status.ANALYSIS))
         Z, D, n = np.asarray(ran.z), np.concatenate(list(residuals.values()), axis=1), len(state.mean)
@@ -307,7 +347,7 @@ class UnscentedKalmanInversion(AbstractEnsembleSolver):
         sd = np.sqrt(np.diag(covariance))
         if not (np.isfinite(mean).all() and (sd > VANISHED).all()):
             # The mean has gone where the model blows up.
-            return changed(state, z=ran.z[0], terms=terms, status=int(Status.NOT_FINITE))
+            return changed(state, z=ran.z[0], terms=terms, status=int(Status.RUN_FAILED))
         moved = max(np.abs((mean - Z[0]) / sd).max(), np.abs(np.diag(state.covariance) / sd**2 - 1).max())
         return changed(state, mean=mean, covariance=covariance, z=ran.z[0], terms=terms, last=moved < self.tolerance)
 

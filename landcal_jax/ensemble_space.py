@@ -76,6 +76,17 @@ def reach(problem: Problem, ran: Ran, kept: np.ndarray, X: np.ndarray, Y: np.nda
             "distance": np.sum((increment @ inverse) ** 2) / rank, "farthest_member": members}
 
 
+def spanned(anomalies: np.ndarray) -> int:
+    """Directions that anomalies (member, n) span, each parameter in the size of its own."""
+    size = np.abs(anomalies).max(axis=0)
+    return int(np.linalg.matrix_rank(anomalies / np.where(size > 0, size, 1.0), tol=1e-10 * np.sqrt(len(anomalies))))
+
+
+def reached_span(members: int, rank: int, number: int) -> str:
+    """How many of `number` directions so many members span, in words."""
+    return f"{members} members span {rank} of {number} directions" if rank < number else "the members span all directions"
+
+
 def doubts(measures: Mapping[str, Array]) -> list[str]:
     """What speaks against the analysis, one sentence each."""
     m, doubts = {name: float(value) for name, value in measures.items()}, []

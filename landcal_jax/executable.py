@@ -29,7 +29,7 @@ import xarray as xr
 from landcal_jax.errors import complain
 from landcal_jax.io.files import sha256
 from landcal_jax.io.parameter_lists.namelists import patched
-from landcal_jax.member_store import identity_of
+from landcal_jax.model_identity import Identity, identity_of
 
 PLACEHOLDER = re.compile(r"\$\{(\w+)(?:\[(\d+)\])?\}")
 OUT, ERR = "landcal.out", "landcal.err"
@@ -113,18 +113,21 @@ class Executable:
         """Name of the program."""
         return Path(self.command[0]).name
 
-    def identity(self) -> str:
-        """SHA256 of the command, of the files that it names, of templates and inputs, and of the function that reads outputs."""
+    def identity(self) -> Identity:
+        """SHA256 of the command, of the files that it names, of templates and inputs, and of the function that reads outputs.
+
+        That of the function includes what it refers to, see `model_identity`.
+        """
         return self._identity
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self) -> Identity:
         # The folder of the program is no part of what it computes, its content is.
         arguments = [sha256(part) if Path(part).is_absolute() and Path(part).is_file() else part for part in self.command]
         files = {name: sha256(path) for name, path in self.inputs.items()}
-        reader = self.outputs if isinstance(self.outputs, str) else identity_of(self.outputs)
+        reader = Identity(self.outputs) if isinstance(self.outputs, str) else identity_of(self.outputs)
         tables = [sorted(table.items()) for table in (self.namelists, self.templates, files, self.names, self.environment)]
-        parts = (arguments, *tables, reader)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts = (arguments, *tables, reader.text)
+        return Identity(hashlib.sha256(repr(parts).encode()).hexdigest(), reader.unknown)
 
     def prepare(self, theta: Mapping[str, Any], folder: Path) -> None:
         """Write the files of a member into its directory.

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import data, testing
-from landcal_jax.ensemble import IterativeFourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
@@ -283,21 +283,22 @@ def calibrate(
     A solver that ends without a posterior (a genetic algorithm, CMA-ES) is followed from its result by Levenberg-Marquardt, or by
     iterated 4DEnVar where the model has no derivatives.
 
-    The default solver is `default_solver()`. `curvature` and `draws`: see `laplace`. `about`: more to record in the output,
-    such as the command line. `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds
-    them there goes on from them, and ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs
-    that fail; how many did is said in the warnings of the output.
+    The default solver is that of `solver_for`: many starts of Levenberg-Marquardt, and iterated 4DEnVar for a model without
+    derivatives. `curvature` and `draws`: see `laplace`. `about`: more to record in the output, such as the command line.
+    `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds them there goes on from them, and
+    ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in
+    the warnings of the output.
     """
     def solved(round_number, *args, **kwargs):
         file = None if checkpoint is None else Path(checkpoint) / f"solve_{round_number}.npz"
         return solve(*args, key=seed, progress=progress, checkpoint=file, failed=failed, **kwargs)
 
-    solver = default_solver() if solver is None else solver
+    solver = solver_for(experiment.problem) if solver is None else solver
     result = solved(0, experiment.problem, solver)
     polish, words = solver.solver if isinstance(solver, MultiStart) else solver, solver_in_words(solver)
     if isinstance(solver, AbstractEnsembleSolver) and "posterior_z" not in result.details:
         # A search ends near the minimum; its curvature, which is the posterior, is that of the minimum itself.
-        polish = LevenbergMarquardt() if experiment.problem.forward.differentiable else IterativeFourDEnVar()
+        polish = LevenbergMarquardt() if experiment.problem.has_tangent else IterativeFourDEnVar()
         words = f"{words}, then {solver_in_words(polish)}"
         result = _joined(result, solved("polish", experiment.problem, polish, z0=result))
     for round_number in range(1, 1 + (MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0)):
@@ -315,6 +316,17 @@ def calibrate(
         note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
         experiment = replace(experiment, notes=[note, *experiment.notes])
     return Calibration(experiment, result, posterior, about)
+
+
+def solver_for(problem: Problem) -> AbstractGradientSolver | AbstractEnsembleSolver:
+    """What `calibrate` takes without `solver`, by the derivatives that the problem has.
+
+    `default_solver()` for a model in JAX. For an external model `LevenbergMarquardt()` from one start, since it is too slow to choose
+    among thousands of runs; `IterativeFourDEnVar()` if it has no tangent-linear, which Levenberg-Marquardt and the posterior need.
+    """
+    if not problem.has_tangent:
+        return IterativeFourDEnVar()
+    return default_solver() if problem.forward.traceable else LevenbergMarquardt()
 
 
 def default_solver(solver: AbstractGradientSolver | None = None, number: int = 16) -> MultiStart:

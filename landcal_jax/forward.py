@@ -44,6 +44,15 @@ class AbstractForward(eqx.Module):
         return self.differentiable
 
     @property
+    def has_adjoint(self) -> bool:
+        """Whether a gradient is one adjoint; of a map with tangents alone it takes one for each element of theta."""
+        return self.differentiable
+
+    def failure_words(self) -> str:
+        """Why runs failed, to follow the sentence that says how many did; empty where the map does not know."""
+        return ""
+
+    @property
     @abc.abstractmethod
     def description(self) -> str:
         """One line for the printed problem."""

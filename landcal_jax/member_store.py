@@ -5,15 +5,12 @@ temporary name and moved; the json comes last, so a member that has one is whole
 again by its key, and two ensembles that share members run them once.
 """
 
-import functools
 import hashlib
-import inspect
 import json
-import re
-import types
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from landcal_jax.checkpoint import whole
+from landcal_jax.errors import Complaint, complain
 
 VERSION = 1
 DIGITS = 13
@@ -51,10 +49,21 @@ class Member:
 
 
 class MemberStore:
-    """A folder of members; any number of threads, processes and machines that see the folder may write to it."""
+    """A folder of members; any number of threads, processes and machines that see the folder may write to it.
+
+    Raises OSError if there cannot be such a folder, or nothing may be written to it.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
+        try:
+            # Now, and not after the first run has been made in vain.
+            (self.folder / "members").mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.folder / "members", os.W_OK)
+        except OSError as error:
+            raise OSError(_no_folder(self.folder, error.strerror or str(error))) from error
+        if not writable:
+            raise PermissionError(_no_folder(self.folder, "a folder without the right to write"))
 
     def path(self, key: str, suffix: str) -> Path:
         """Where a file of a member is; a few hundred folders instead of one with all members."""
@@ -97,6 +106,10 @@ class MemberStore:
                 yield member
 
 
+def _no_folder(folder: Path, got: str) -> Complaint:
+    return complain(f"a folder {folder} for the store of runs, which can be written to", got, 'store="runs", or another folder of yours')
+
+
 def rounded(theta: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as a model is given them: floats, or float64 arrays, with 13 significant digits.
 
@@ -120,45 +133,3 @@ def key_of(theta: Mapping[str, Any], identity: str, shapes: Mapping[str, tuple[i
         array = np.asarray(theta[name], float)
         digest.update(f"{name}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def identity_of(run: Any) -> str:
-    """What tells a function from another in every process: its name, its source and the plain values that it has captured."""
-    if hasattr(run, "identity"):
-        return run.identity()
-    if isinstance(run, functools.partial):
-        return f"{identity_of(run.func)}({[_plain(value) for value in (*run.args, *sorted(run.keywords.items()))]})"
-    if isinstance(run, types.MethodType):
-        return f"{identity_of(run.__func__)} of {_plain(run.__self__)}"
-    if not inspect.isfunction(run):
-        source, captured = _source(type(run)), [_plain(value) for value in getattr(run, "__dict__", {}).values()]
-        return f"{type(run).__qualname__}\n{source}{captured}"
-    cells = [cell.cell_contents for cell in run.__closure__ or () if _filled(cell)]
-    return f"{run.__qualname__}\n{_source(run)}{[_plain(value) for value in (*cells, *(run.__defaults__ or ()))]}"
-
-
-def _source(thing: Callable) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return ""
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not Ellipsis
-    except ValueError:
-        return False
-
-
-def _plain(value: Any) -> str:
-    """Values that stay what they are; a list or a dictionary may be the model's diary, and says nothing of what it computes."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
-    if isinstance(value, (bool, int, float, str, bytes, Path, type(None))):
-        return repr(value)
-    if isinstance(value, tuple):
-        return f"({','.join(map(_plain, value))})"
-    if callable(value):
-        return re.sub(r"0x[0-9a-f]+", "", getattr(value, "__qualname__", type(value).__qualname__))
-    return type(value).__qualname__

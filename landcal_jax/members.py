@@ -16,6 +16,9 @@ from jax import Array
 from landcal_jax.errors import complain
 from landcal_jax.problem import Problem, costs
 
+NAMED = 3  # parameters at most that are named where runs fail
+CHANCE = 0.05  # that a parameter is named which has nothing to do with it
+
 
 @dataclass(frozen=True)
 class FailedRuns:
@@ -24,6 +27,10 @@ class FailedRuns:
     `rule`: "leave out", the method goes on with the others; or "pull in", the member is moved half-way towards the mean of those
     that ran and run again, up to `attempts` times, and left out after that. Refused (RuntimeError, with the region of parameter
     space where runs fail) when more than the fraction `limit` of the members of one call is left out.
+
+    The rule holds for members. Points that a solver only tries on its way are exempt, since all of them may fail and it goes on: the
+    trial steps of the iterated 4DEnVar, the mean at the end of a Kalman solver, the generations of CMAES after the first. They count in
+    `details["failed_runs"]`, so that more of the runs of a solve may have failed than `limit` says.
     """
 
     rule: Literal["leave out", "pull in"] = "leave out"
@@ -104,7 +111,8 @@ def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run):
         failures += int((~finished).sum())
     if (~finished).mean() > failed.limit:
         raise RuntimeError(complain(
-            f"at most {failed.limit:.0%} of the members to fail", f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}",
+            f"at most {failed.limit:.0%} of the members to fail",
+            f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}{problem.forward.failure_words()}",
             'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
     return Z, found, finished, runs, failures
 
@@ -161,13 +169,33 @@ def _finished(problem: Problem, predicted: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _region(problem: Problem, Z: np.ndarray, finished: np.ndarray) -> str:
-    """The parameters that tell failed members from the others best, with the range in which they failed."""
-    if not finished.any():
-        return ", all of them"
-    theta = np.asarray(problem.space.flatten(problem.space.physical(jnp.asarray(Z))))
-    bad, good = Z[~finished], Z[finished]
-    spread = np.std(Z, axis=0) + 1e-300
-    apart = np.abs(bad.mean(axis=0) - good.mean(axis=0)) / spread
-    worst = np.argsort(apart)[::-1][:3]
-    ranges = [f"{problem.space.labels[n]} {theta[~finished, n].min():.4g} to {theta[~finished, n].max():.4g}" for n in worst]
-    return f", at {', '.join(ranges)}"
+    """Where runs fail: the ranges of up to `NAMED` parameters that tell the failed members from the others.
+
+    These are told by the largest distance between the two empirical distributions (Kolmogorov and Smirnov), which sees regions on both
+    sides too; named if it is above what chance gives in one of twenty cases, in any of the n parameters (Bonferroni).
+    """
+    theta, labels = np.asarray(problem.space.flatten(problem.space.physical(jnp.asarray(Z)))), problem.space.labels
+    bad, good = theta[~finished], theta[finished]
+    if not len(good):
+        ranges = [f"{label} {low:.4g} to {high:.4g}" for label, low, high in zip(labels, bad.min(axis=0), bad.max(axis=0), strict=True)]
+        more = f" and {len(ranges) - NAMED} more" if len(ranges) > NAMED else ""
+        return f", all of them, wherever they were: {', '.join(ranges[:NAMED])}{more}"
+    distance = np.array([_distance(*pair) for pair in zip(bad.T, good.T, strict=True)])
+    chance = np.sqrt(-0.5 * np.log(CHANCE / len(labels) / 2) * (1 / len(bad) + 1 / len(good)))
+    order = np.argsort(-distance, kind="stable")[:NAMED]
+    told = [n for n in order if distance[n] > chance]
+    where = ", ".join(f"{labels[n]} {_range(bad[:, n], good[:, n])}" for n in told or order[:1])
+    return f", at {where}" if told else f", at {where}, which may be chance: no single parameter tells them from the others"
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of two empirical distribution functions."""
+    at = np.concatenate([one, other])
+    shares = [np.searchsorted(np.sort(values), at, side="right") / len(values) for values in (one, other)]
+    return np.abs(shares[0] - shares[1]).max()
+
+
+def _range(bad: np.ndarray, good: np.ndarray) -> str:
+    low, high = good.min(), good.max()
+    around = bad.min() < low and bad.max() > high and ((bad < low) | (bad > high)).mean() > 0.5
+    return f"outside {low:.4g} to {high:.4g}" if around else f"{bad.min():.4g} to {bad.max():.4g}"

@@ -178,7 +178,7 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     if len(posterior.z) < FEW_MEMBERS:
         found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
     # A model without derivatives cannot say whether its J is stationary; zero is then no finding.
-    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.forward.differentiable else np.zeros(problem.space.size)
+    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.differentiable else np.zeros(problem.space.size)
     shift = np.asarray(posterior.covariance) @ gradient
     if 0.5 * gradient @ shift > 0.1:
         far = np.max(np.abs(shift) / np.sqrt(np.diag(posterior.covariance)))

@@ -249,9 +249,12 @@ def residuals(ds: xr.Dataset, stream: str, site: str | None = None) -> Figure:
 
 
 def autocorrelation(values: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray]:
-    """Autocorrelation of `values` (time,) at lags 0 to `lags`, and the number of pairs; NaN values form no pair."""
+    """Autocorrelation of `values` (time,) at lags 0 to `lags`, and the number of pairs; NaN values form no pair.
+
+    NaN, with no pair, at lags as long as the record or longer.
+    """
     anomaly = values - np.nanmean(values)
-    products = [anomaly[: len(anomaly) - lag] * anomaly[lag:] for lag in range(lags + 1)]
+    products = [anomaly[: max(len(anomaly) - lag, 0)] * anomaly[lag:] for lag in range(lags + 1)]
     pairs = np.array([np.isfinite(product).sum() for product in products])
     covariance = np.array([np.nansum(product) for product in products]) / np.where(pairs, pairs, np.nan)
     return covariance / covariance[0], pairs

@@ -57,7 +57,7 @@ class Posterior(eqx.Module):
         fail, the band is too narrow by what is along it.
         """
         if self.gaussian and draws is None:
-            propagated = self._by_tangents() if self.problem.forward.has_tangent else self._by_runs()
+            propagated = self._by_tangents() if self.problem.has_tangent else self._by_runs()
             bands = self._linear_bands(np.asarray(quantiles), *propagated)
         else:
             bands = self._sampled_bands(jax.random.key(key) if isinstance(key, int) else key, quantiles, draws)
@@ -147,7 +147,7 @@ def laplace(
     Raises ValueError for another curvature, or where the full Hessian is not positive definite: there z is not a minimum;
     TypeError for a model without tangent-linear.
     """
-    if not problem.forward.has_tangent:
+    if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear for laplace", problem.forward.description,
                                  "from_ensemble(problem, solve(problem, IterativeFourDEnVar(), z0=result, key=0)), by runs alone"))
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
@@ -176,8 +176,9 @@ def from_ensemble(problem: Problem, result: Result, *, draws: int = 1000, key: A
     details = result.details
     if "posterior_z" not in details:
         method = str(details.get("method", "a solver of another kind"))
+        why = f" ({details['no_posterior']})" if "no_posterior" in details else ""
         raise ValueError(complain(
-            "a solver that ends with a posterior ensemble", f"{method}, {result.status.sentence}",
+            "a solver that ends with a posterior ensemble", f"{method}{why}, {result.status.sentence}",
             'FourDEnVar(), IterativeFourDEnVar(), ESMDA(), ETKI() or EKI() with to="posterior"; laplace() at the minimum of any solver'))
     if details.get("posterior_gaussian", False):
         covariance = np.asarray(details["posterior_covariance"])

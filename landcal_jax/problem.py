@@ -119,10 +119,11 @@ class Problem(eqx.Module):
         return dataclasses.replace(self, forward=forward)
 
     def finite_difference(self, step: float = 1e-6) -> "Problem":
-        """The same problem with derivatives by forward differences of `step` in z, for comparison with exact ones only.
+        """The same problem with derivatives by forward differences of `step` in z: for comparison, or for want of exact ones.
 
-        Every solver that takes the problem takes this twin. Its Jacobian costs n extra runs whenever a derivative of
-        any kind is asked for, as it does for a model without adjoint; `Result.counts` counts them.
+        Every solver that takes the problem takes this twin, and gradient solvers take that of an external model without derivatives
+        too, all runs of a Jacobian at once. It costs n extra runs whenever a derivative of any kind is asked for; `Result.counts`
+        counts them. Choose `step` larger than 1e-6 for a model whose output is rounded, such as numbers in a text file.
         """
         return dataclasses.replace(self, difference_step=step)
 
@@ -156,12 +157,22 @@ class Problem(eqx.Module):
         """Whether this process shows and writes what is done with the problem: of those that share it, the first."""
         return not self.shared or jax.process_index() == 0
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether J has derivatives: those of the forward map, or finite differences."""
+        return self.forward.differentiable or self.difference_step is not None
+
+    @property
+    def has_tangent(self) -> bool:
+        """Whether there are tangent-linear products, which a map with nothing but an adjoint of its own lacks."""
+        return self.forward.has_tangent or self.difference_step is not None
+
     def require_gradient(self, what: str) -> None:
         """Raise TypeError with advice if the forward map cannot be differentiated."""
-        if not self.forward.differentiable:
+        if not self.differentiable:
             raise TypeError(complain(
                 f"a differentiable forward map for {what}", self.forward.description,
-                "an ensemble or search solver, or calibrate an emulator of it (problem.with_forward(emulator))"))
+                "an ensemble or search solver, problem.finite_difference(), or an emulator (problem.with_forward(emulator))"))
 
     def theta(self, z: Array) -> Theta:
         """Physical parameters at z: `space.physical(z)`."""

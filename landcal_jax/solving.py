@@ -44,7 +44,8 @@ def solve(
     `checkpoint`: a file that keeps the state, written at most every `checkpoint_seconds` and at the end. If it is there, the
     solve goes on from it and ends with the same bits as one that was never interrupted; a finished one returns at once.
     Of several processes that share the problem (`Problem.spread`) the first one writes it, and all go on from what it finds.
-    `failed`: what ensemble solvers, global search and multi-start do with runs that fail.
+    `failed`: what ensemble solvers, global search and multi-start do with members that fail; its limit does not hold for points that
+    a solver only tries (see `FailedRuns`). `details["failed_runs"]` counts all of them.
     `watch`: a function that is called with the `Progress` after every iteration, and at the start where that has run; its `counts` are all
     the work so far. If it returns True the solve ends there, with the status STOPPED; several processes have to decide alike.
     Raises TypeError for a gradient solver on a forward map without derivatives, ValueError for a z0 of the wrong shape or a
@@ -183,6 +184,12 @@ class _GradientRun(_Run):
             # Derivatives were made of runs: a gradient of n + 1, a column of the Jacobian of one.
             numbers["forward"] += numbers["gradient"] * (self.problem.space.size + 1) + numbers["jvp"]
             numbers["gradient"] = numbers["jvp"] = 0
+        elif self.problem.forward.differentiable and not self.problem.forward.has_adjoint:
+            # A model with tangents alone is asked for its Jacobian, fixed elements of theta included, whatever the solver wants.
+            elements = sum(np.size(value) for value in self.problem.theta(self.problem.space.default_z).values())
+            numbers["forward"] += numbers["gradient"]
+            numbers["jvp"] = (numbers["jvp"] // self.problem.space.size + numbers["gradient"]) * elements
+            numbers["gradient"] = 0
         numbers["forward"] += self.runs
         return numbers
 

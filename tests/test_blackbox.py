@@ -55,6 +55,13 @@ def breaks(theta):
     return in_numpy(theta)
 
 
+class Diary(list):
+    """What a model keeps of its runs, and what is no part of what it computes."""
+
+    def identity(self):
+        return "diary"
+
+
 def black(run, **options):
     return Problem(SPACE, BlackBoxForward(run, observations=OBSERVATIONS, **options), OBSERVATIONS)
 
@@ -92,7 +99,7 @@ def test_an_ensemble_runs_its_members_side_by_side():
 
 
 def test_costs_of_many_and_the_same_member_twice():
-    calls = []
+    calls = Diary()
 
     def counted(theta):
         calls.append(theta)
@@ -124,7 +131,7 @@ def test_members_are_told_as_they_end(monkeypatch):
 
 
 def test_nothing_runs_twice_and_another_model_is_another(tmp_path):
-    calls = []
+    calls = Diary()
 
     def made(slope):
         def model(theta):
@@ -154,7 +161,7 @@ def test_the_key_depends_on_every_part():
 
 
 def test_failed_members_run_again_only_when_asked(tmp_path):
-    calls, broken = [], [True]
+    calls, broken = Diary(), Diary([True])
 
     def model(theta):
         calls.append(1)
@@ -211,6 +218,10 @@ def test_a_function_may_ask_for_a_directory_of_its_own(tmp_path):
 def test_no_gradient_is_refused():
     with pytest.raises(TypeError, match="a differentiable forward map for LevenbergMarquardt"):
         solve(black(in_numpy), LevenbergMarquardt())
+    for derive in (jax.grad, lambda function: jax.jit(jax.vmap(jax.grad(function)))):
+        with pytest.raises(TypeError, match="(?s)a model with derivatives.*no derivatives.*finite_difference") as error:
+            derive(black(in_numpy).cost)(Z[0] if derive is jax.grad else Z)
+        assert complaint_of(error.value)
 
 
 # ---------------------------------------------------------------------- programs

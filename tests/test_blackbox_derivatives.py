@@ -96,6 +96,27 @@ def test_a_wrong_adjoint_is_found():
     assert adjoint_dot_test(black(in_numpy, tangent=tangent, adjoint=wrong), Z[1], key=0) > 1e-4
 
 
+@pytest.mark.parametrize("solver", [LevenbergMarquardt(), LBFGS(), GaussNewton(dense_limit=0)], ids=lambda solver: type(solver).__name__)
+def test_finite_differences_serve_gradient_solvers_of_a_model_without_derivatives(solver):
+    # The model counts its runs itself.
+    calls = Counter()
+
+    def run(theta):
+        calls["run"] += 1
+        return in_numpy(theta)
+
+    twin = black(run).finite_difference()
+    one = solve(twin, solver, progress=False)
+    assert one.counts == {"forward": calls["run"], "gradient": 0, "jvp": 0} and twin.forward.counts["run"] == calls["run"] > 20
+    other = solve(WHITE.finite_difference(), solver, progress=False)
+    assert other.counts == one.counts
+    np.testing.assert_allclose(one.z, other.z, atol=1e-6)
+    np.testing.assert_allclose(laplace(twin, one).covariance, laplace(WHITE, other).covariance, atol=1e-5)
+    calls.clear()
+    jax.jit(lambda z: twin.jacobian(z))(Z[1])
+    assert calls["run"] == 4  # one at z, and one ahead in each of three directions
+
+
 def test_checkpoints_know_the_model_in_every_process():
     def mark(**options):
         problem = black(in_numpy, **options)

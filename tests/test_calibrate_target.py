@@ -11,6 +11,7 @@ import xarray as xr
 
 ROOT = Path(__file__).parent.parent
 MODEL = """
+import jax.numpy as jnp
 import numpy as np
 import landcal_jax as lc
 
@@ -41,6 +42,21 @@ def with_tangent():
     return lc.Experiment(lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, tangent=tangent), observations),
                          title="Water that runs out")
 
+def adjoint(theta, weights):
+    shape, step = np.exp(-theta["k"] * np.arange(60) / 30), np.arange(60) / 30
+    return {"a": (weights["water"] * shape).sum(), "k": -(weights["water"] * theta["a"] * step * shape).sum()}
+
+def with_adjoint():
+    return lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, adjoint=adjoint), observations)
+
+def with_both():
+    return lc.Problem(space, lc.BlackBoxForward(decay, observations=observations, tangent=tangent, adjoint=adjoint), observations)
+
+def by_differences():
+    return without_store().finite_difference()
+
+step = np.arange(60) / 30
+in_jax = lc.Problem(space, lc.FunctionForward(lambda theta: {"water": (theta["a"] * jnp.exp(-theta["k"] * step))[None]}), observations)
 number = 3
 """
 
@@ -54,7 +70,7 @@ def folder(tmp_path):
 def landcal(folder, *arguments):
     """(status, what it prints, errors) of `landcal calibrate`, as a user runs it in `folder`."""
     settings = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parent / ".xla_cache")}
-    done = subprocess.run([sys.executable, "-c", "from landcal_jax.cli import main; main()", "calibrate", *arguments],
+    done = subprocess.run([sys.executable, "-m", "landcal_jax", "calibrate", *arguments],
                           capture_output=True, text=True, check=False, cwd=folder, env=os.environ | settings)
     return done.returncode, done.stdout, done.stderr
 
@@ -89,6 +105,22 @@ def test_a_model_with_a_tangent_linear_goes_to_a_gradient_solver(folder):
         assert abs(ds["map"].values[0] - 1.4) < 0.05
 
 
+@pytest.mark.parametrize("name", ["with_both", "by_differences"])
+def test_all_that_has_a_tangent_linear_goes_to_a_gradient_solver(folder, name):
+    # Without derivatives, and with a tangent-linear alone, see above; an adjoint alone is refused below.
+    status, said, errors = landcal(folder, f"mine.py:{name}")
+    assert status == 0, errors
+    with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
+        assert ds.attrs["solver"] == "LevenbergMarquardt" and ds.attrs["posterior_method"] == "Laplace (gauss-newton)"
+        assert abs(ds["map"].values[0] - 1.4) < 0.05 and ds.sizes["draw"] > 2
+
+
+def test_a_function_without_a_name_has_a_title(folder):
+    status, said, errors = landcal(folder, "mine.py:in_jax", "--starts", "1", "--solver", "lbfgs", "--posterior", "hessian")
+    assert status == 0, errors
+    assert "in_jax of mine.py calibrated" in said and "lambda" not in said
+
+
 @pytest.mark.parametrize(("arguments", "solver", "method"), [
     (["--solver", "ga", "--members", "8"], "GeneticAlgorithm, then IterativeFourDEnVar", "iterated 4DEnVar"),
     (["--solver", "cma-es"], "CMAES, then IterativeFourDEnVar", "iterated 4DEnVar"),
@@ -119,6 +151,15 @@ def test_a_search_on_a_model_with_derivatives_ends_with_their_posterior(folder):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["mine.py:problem", "--solver", "cma-es", "--members", "4"], ["of six members or more"]),
     (["mine.py:problem", "--solver", "lbfgs"], ["a differentiable forward map for LBFGS", "an ensemble or search solver"]),
+    (["mine.py:with_adjoint"], ["with a tangent-linear, for the Laplace posterior", "one with an adjoint only"]),
+    (["mine.py:problem", "--model", "dalec", "--most-filled", "0"], ["mine.py:problem alone", "--model and --most-filled too"]),
+    (["mine.py:problem", "--held-out-years", "0"], ["--held-out-years too"]),
+    (["mine.py:problem", "--starts", "4"], ["that starts from points", "iterative-4denvar, which draws an ensemble"]),
+    (["mine.py:with_both", "--starts", "4"], ["one start for an external model", "--starts 4"]),
+    (["mine.py:problem", "--posterior", "hessian"], ["--posterior hessian with a solver that uses derivatives", "iterative-4denvar"]),
+    (["mine.py:problem", "--solver", "ga", "--posterior", "hessian"], ["--posterior hessian with a solver that uses derivatives"]),
+    (["mine.py:in_jax", "--members", "20"], ["--members with a solver that chooses them", "levenberg-marquardt, which has no ensemble"]),
+    (["mine.py:in_jax", "--solver", "unscented", "--members", "20"], ["unscented, whose number of members follows"]),
     (["mine.py:number"], ["a landcal_jax Problem or Experiment at mine.py:number", "a int"]),
     (["mine.py:gone"], ["'gone' in mine.py", "check the name"]),
     (["mine.py:problem", "--site", "FR-Pue", "--constraints"], ["mine.py:problem alone", "--site and --constraints too"]),

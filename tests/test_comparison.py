@@ -4,19 +4,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
 from landcal_jax import plot_comparison
+from landcal_jax.blackbox import BlackBoxForward
 from landcal_jax.comparison import RUN_EQUIVALENTS, ByDifferences, Hybrid, compare, latin_hypercube, table
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI
 from landcal_jax.forward import FunctionForward
-from landcal_jax.gradient import LevenbergMarquardt, MultiStart
+from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt, MultiStart, Optax
 from landcal_jax.members import FailedRuns
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
+from landcal_jax.solving import solve
 from landcal_jax.testing import twin
 
 TIME = jnp.arange(12.0)
@@ -189,6 +193,58 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs():
         compared(first_guesses=np.zeros((3, 4)))
     with pytest.raises(ValueError, match="a weight for each of forward, gradient, jvp"):
         compared(weights={"forward": 1})
+
+
+def test_names_and_budgets_that_are_not_there_are_refused(ds):
+    with pytest.raises(TypeError, match=r"(?s)Expected: solvers by name.*Got:.*Try:.*\"LM\""):
+        compared(solvers=[LM])
+    with pytest.raises(TypeError, match="solvers by name"):
+        compare(TWIN, {}, (10,))
+    with pytest.raises(ValueError, match="(?s)one of the budgets 15, 30, 100.*Got: +50"):
+        table(ds, 50)
+    assert table(ds, 30.0).equals(table(ds, 30))
+    with pytest.raises(ValueError, match="(?s)truth_z by case, of x.*also y"):
+        compared({"x": PROBLEM}, {"LM": LM}, truth_z={"y": np.zeros(2)})
+    with pytest.raises(ValueError, match="(?s)truth_z by case, of x.*ndarray"):
+        compared({"x": PROBLEM}, {"LM": LM}, truth_z=np.zeros(2))
+    with pytest.raises(TypeError, match="(?s)truth_z .*in z.*a mapping"):
+        compared(PROBLEM, {"LM": LM}, truth_z={"y": np.zeros(2)})
+    known = compared({"x": PROBLEM}, {"LM": LM}, truth_z={"x": np.ones(2)}, budgets=(5,))
+    assert known["truth_z"].values.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("optimiser", [optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(9))])
+def test_a_line_search_whose_runs_nobody_counts_is_refused(optimiser):
+    for entry in (Optax(optimiser), ByDifferences(Optax(optimiser)), Hybrid(LM, Optax(optimiser)), MultiStart(Optax(optimiser)),
+                  lambda budget: Optax(optimiser)):
+        with pytest.raises(ValueError, match=r"(?s)whose work is counted.*line search inside.*LBFGS\(\)"):
+            compared(solvers={"LM": LM, "other": entry})
+    counted = compared(solvers={"LBFGS": LBFGS(), "adam": Optax(optax.adam(0.1))}, budgets=(30,), first_guesses=1)
+    assert counted["cost"].notnull().all()
+
+
+@pytest.mark.parametrize("solver", [LBFGS(), LM, GaussNewton(dense_limit=1), Optax(optax.adam(0.1), steps_per_call=1)],
+                         ids=["LBFGS", "LM", "conjugate gradients", "adam"])
+def test_a_gradient_made_of_tangents_is_charged_as_these(solver):
+    """Three tangents a Jacobian, one for each element of theta; c is fixed."""
+    A, calls = np.array([[1.0, 2.0], [0.5, -1.0], [0.3, 0.2]]), {"run": 0, "tangent": 0}
+    space = ParameterSpace({name: Parameter.normal(0.0, 1.0) for name in "abc"}, fixed={"c": 1.0})
+    observations = Observations({"y": Stream(A @ np.array([1.0, -1.0]), 0.3)})
+
+    def model(theta):
+        calls["run"] += 1
+        return {"y": A @ np.array([theta["a"], theta["b"] + 0.1 * theta["b"] ** 2]) + 0 * theta["c"]}
+
+    def tangent(theta, along):
+        calls["tangent"] += 1
+        return {"y": A @ np.array([along["a"], (1 + 0.2 * theta["b"]) * along["b"]])}
+
+    problem = Problem(space, BlackBoxForward(model, observations=observations, tangent=tangent, workers=1), observations)
+    result = solve(problem, solver, max_steps=3, progress=False)
+    assert calls["tangent"] > 3 and result.counts["jvp"] == calls["tangent"] and result.counts["gradient"] == 0
+    # The same parameters run once.
+    assert result.counts["forward"] >= calls["run"]
+    assert (compared(problem, {"one": solver}, (40,), first_guesses=1)["counts"].sel(kind="gradient") == 0).all()
 
 
 def test_figures_draw(ds, tmp_path):

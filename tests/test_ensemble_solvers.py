@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI, UnscentedKalmanInversion
 from landcal_jax.ensemble_space import weights
 from landcal_jax.forward import FunctionForward
@@ -87,7 +88,7 @@ def test_4denvar_is_the_textbook(options):
     analysis, covariance = textbook(np.asarray(members), DECAY, **about)
     np.testing.assert_allclose(result.z, analysis, rtol=1e-6)
     np.testing.assert_allclose(result.details["posterior_covariance"], covariance, rtol=1e-8)
-    from_mean = result.details["posterior_z"] - analysis
+    from_mean = result.details["posterior"] - analysis
     np.testing.assert_allclose(from_mean.T @ from_mean / 8, covariance, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(result.cost, DECAY.cost(result.z), rtol=1e-10)
     assert result.counts["forward"] == 11 and len(result.history["y"]) == 2
@@ -167,6 +168,7 @@ def test_observations_that_the_ensemble_cannot_reach_are_said():
     odd = answer(DECAY.with_observations(Observations({"y": wave})), FourDEnVar(size=3))
     assert odd.details["span_chi_square"] > 50 and "no combination" in str(odd.details["span"])
     few = answer(DECAY, FourDEnVar(size=2), throw=False)
+    assert few.status in (Status.SUBSPACE, Status.OUT_OF_SPAN)
     assert "2 members span 1 of 2 directions" in str(few.details["span"])
 
 
@@ -264,7 +266,7 @@ def test_an_unscented_mean_that_overshoots_ends_as_failed():
     forward = FunctionForward(lambda theta: {"y": (theta["a"] * jnp.exp(-jnp.minimum(theta["k"], 40 * theta["k"]) * TIME))[None]})
     problem = Problem(space, forward, Observations({"y": Stream(3.2 * jnp.exp(-0.01 * TIME), 1e-4)}))
     result = answer(problem, UnscentedKalmanInversion(), throw=False)
-    assert result.status is Status.NOT_FINITE and result.counts["forward"] < 100
+    assert result.status is Status.RUN_FAILED and result.counts["forward"] < 100
 
 
 def test_a_member_that_blows_up_is_as_good_as_absent():
@@ -283,7 +285,8 @@ def test_an_analysis_whose_run_fails_is_an_error_that_keeps_what_was_found():
     with pytest.raises(SolveError) as caught:
         answer(problem, FourDEnVar(members=members))
     result = caught.value.result
-    assert result.status is Status.NOT_FINITE and np.isfinite(result.details["analysis"]).all() and result.counts["forward"] == 6
+    assert result.status is Status.RUN_FAILED and np.isfinite(result.details["analysis"]).all() and result.counts["forward"] == 6
+    assert "posterior_z" not in result.details and "run at the analysis" in str(caught.value)
 
 
 def test_too_many_failed_members_are_refused_with_the_region():

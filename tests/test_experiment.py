@@ -28,6 +28,7 @@ from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.output import read_warnings
 from landcal_jax.parameters import Parameter, ParameterSpace
+from landcal_jax.plot import autocorrelation
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import Status
 from landcal_jax.weather import weather
@@ -344,6 +345,48 @@ def test_a_search_without_posterior_is_followed_by_one_with_it(line, differentia
     assert done.about["solver"] == f"EKI, then {'LevenbergMarquardt' if differentiable else 'IterativeFourDEnVar'}"
     # The history goes on, and the work of both is counted.
     assert len(done.result.history["y"]) > 5 and done.result.counts["forward"] > 21 + 21 + 1
+
+
+@pytest.mark.parametrize(("kind", "solver"), [
+    ("none", "IterativeFourDEnVar"), ("tangent", "LevenbergMarquardt"), ("adjoint", "IterativeFourDEnVar"), ("both", "LevenbergMarquardt"),
+    ("differences", "LevenbergMarquardt")])
+def test_an_external_model_is_calibrated_without_naming_a_solver(line, kind, solver):
+    x = np.linspace(-1.0, 1.0, 200)
+
+    def run(theta):
+        return {"y": (theta["a"] + theta["b"] * x)[None]}
+
+    def adjoint(theta, weights):
+        return {"a": weights["y"].sum(), "b": (weights["y"] * x).sum()}
+
+    options = {"tangent": lambda theta, along: run(along)} if kind in ("tangent", "both") else {}
+    options |= {"adjoint": adjoint} if kind in ("adjoint", "both") else {}
+    problem = line.problem.with_forward(BlackBoxForward(run, observations=line.problem.observations, **options))
+    problem = problem.finite_difference() if kind == "differences" else problem
+    done = calibrate(replace(line, problem=problem, estimate_model_error=False), seed=1, progress=False)
+    mean, covariance = closed_form(line)
+    np.testing.assert_allclose(done.result.z, mean, atol=1e-5)
+    np.testing.assert_allclose(done.posterior.covariance, covariance, rtol=1e-4, atol=1e-8)
+    assert done.about["solver"] == solver
+
+
+@pytest.mark.parametrize("number", [5, 30])
+def test_a_record_of_a_few_values_has_a_report(number, tmp_path):
+    x = np.linspace(-1.0, 1.0, number)
+    time = np.datetime64("2001-01-01") + np.arange(number)
+    values = 1.0 + x + 0.1 * np.random.default_rng(0).standard_normal(number)
+    observations = Observations({"y": Stream(values, 0.1, units="mm", time=time)})
+    space = ParameterSpace({"a": Parameter.normal(0.0, 2.0), "b": Parameter.normal(0.0, 2.0)})
+    forward = FunctionForward(lambda theta: {"y": (theta["a"] + theta["b"] * x)[None]})
+    done = calibrate(Experiment(Problem(space, forward, observations)), LevenbergMarquardt(), progress=False)
+    assert done.write(tmp_path)["report.html"].stat().st_size > 10_000
+
+
+def test_autocorrelation_ends_with_the_record():
+    values = np.array([1.0, -1.0, 1.0, -1.0])
+    found, pairs = autocorrelation(values, 6)
+    np.testing.assert_allclose(found, [1, -1, 1, -1, np.nan, np.nan, np.nan])
+    assert pairs.tolist() == [4, 3, 2, 1, 0, 0, 0]
 
 
 def test_runs_that_failed_are_counted_in_the_warnings(line):

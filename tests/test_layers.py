@@ -15,15 +15,16 @@ PACKAGE = ROOT / "landcal_jax"
 PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("report", "output", "experiment", "callmip", "callmip_information", *PLOTTING),
-    ("posterior", "comparison"),
-    ("gradient", "ensemble", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "weather"),
+    ("posterior", "comparison", "comparison_scores"),
+    ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "weather"),
     ("solving",),
     ("solvers",),
     ("members",),
     ("problem",),
-    ("forward", "blackbox", "linear_product", "member_processes", "member_pool", "executable", "member_store"),
+    ("forward", "blackbox", "linear_product", "member_processes", "member_pool", "executable", "member_store", "model_identity"),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
     ("configuration", "devices", "errors", "checkpoint", "run_folder", "progress"),

@@ -1,16 +1,21 @@
 """Members: draws of the prior, their whitened residuals, and the rule for runs that fail."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_problem import two_pool_problem
 
+from landcal_jax.blackbox import BlackBoxForward
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.forward import FunctionForward
 from landcal_jax.members import FailedRuns, cost_terms, draw_members, no_terms, run_members, whitened
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
+from landcal_jax.solving import solve
 
 
 def cliff(limit=1.0):
@@ -89,11 +94,79 @@ def test_members_that_fail_are_pulled_in():
 
 
 def test_too_many_failures_are_refused_with_where_they_are():
-    with pytest.raises(RuntimeError, match=r"(?s)at most 20% of the members.*1 of 4, at a 6 to 6.*pull in"):
+    with pytest.raises(RuntimeError, match=r"(?s)at most 20% of the members.*1 of 4, at a 6 to 6, which may be chance.*pull in"):
         run_members(cliff(), Z, FailedRuns(limit=0.2))
-    with pytest.raises(RuntimeError, match=r"4 of 4, all of them"):
+    with pytest.raises(RuntimeError, match=r"4 of 4, all of them, wherever they were: a -2 to 6, b 0 to 2\n"):
         run_members(cliff(-9.0), Z)
     assert not run_members(cliff(-9.0), Z, FailedRuns(limit=1.0)).finished.any()
+
+
+def six(fails):
+    """Six parameters a to f, each observed; NaN where `fails` of them by name."""
+    def function(theta):
+        return {"y": jnp.where(fails(theta), jnp.nan, jnp.stack([theta[name] for name in "abcdef"]))[None]}
+
+    space = ParameterSpace({name: Parameter.normal(0.0, 1.0) for name in "abcdef"})
+    return Problem(space, FunctionForward(function), Observations({"y": Stream(np.zeros(6), 1.0)}))
+
+
+def words(problem, size=60, limit=0.01):
+    """Where the runs of `size` draws of the prior fail, as the error says it, and the draws."""
+    Z = problem.space.sample(jax.random.key(3), size)
+    with pytest.raises(RuntimeError) as caught:
+        run_members(problem, Z, FailedRuns(limit=limit))
+    return str(caught.value).splitlines()[1].split(" of 60, ")[1], np.asarray(Z)
+
+
+def test_the_parameters_that_tell_where_runs_fail_are_named_and_no_other():
+    said, Z = words(six(lambda theta: jnp.abs(theta["d"]) > 0.5))
+    inside = Z[np.abs(Z[:, 3]) <= 0.5, 3]
+    assert said == f"at d outside {inside.min():.4g} to {inside.max():.4g}"
+    said, Z = words(six(lambda theta: theta["b"] > 0.3))
+    above = Z[Z[:, 1] > 0.3, 1]
+    assert said == f"at b {above.min():.4g} to {above.max():.4g}"
+    # Failures in the middle lie within the good ones.
+    said, Z = words(six(lambda theta: jnp.abs(theta["e"]) < 0.6))
+    within = Z[np.abs(Z[:, 4]) < 0.6, 4]
+    assert said == f"at e {within.min():.4g} to {within.max():.4g}"
+    said, _ = words(six(lambda theta: (theta["a"] > 1) | (theta["f"] > 1)))
+    assert sorted(part.split()[0] for part in said.removeprefix("at ").split(", ")) == ["a", "f"]
+    # By chance: the fifth decimal of a parameter decides.
+    said, _ = words(six(lambda theta: (theta["a"] * 1e4) % 1 > 0.5))
+    assert said.endswith("may be chance: no single parameter tells them from the others") and said.count(" to ") == 1
+    said, Z = words(six(lambda theta: theta["a"] > -99))
+    assert said.startswith(f"all of them, wherever they were: a {Z[:, 0].min():.4g} to {Z[:, 0].max():.4g}, b ")
+    assert said.endswith(" and 3 more")
+
+
+def test_a_black_box_says_why_its_runs_failed(tmp_path):
+    observations = Observations({"y": Stream(np.zeros(2), 1.0)})
+
+    def model(theta, folder):
+        if theta["a"] > 0.3:
+            raise ValueError("pools below zero" if theta["a"] > 0.5 else "no spin-up")
+        return {"y": np.full(2, theta["a"])}
+
+    space = ParameterSpace({"a": Parameter.normal(0.0, 1.0)})
+    forward = BlackBoxForward(model, observations=observations, store=tmp_path, workers=1)
+    problem = Problem(space, forward, observations)
+    assert forward.failure_words() == "" and cliff().forward.failure_words() == ""
+    with pytest.raises(RuntimeError) as caught:
+        run_members(problem, jnp.array([[0.0], [0.4], [1.0], [2.0], [3.0]]))
+    got = str(caught.value).splitlines()[1]
+    assert "4 of 5, at a 0.4 to 3" in got and "most often said 'ValueError: pools below zero" in got
+    assert "(3 of 4 failed runs, one of them kept in " in got
+    kept = Path(got.split("kept in ")[1].rstrip(")"))
+    assert kept.is_dir() and tmp_path in kept.parents
+
+
+def test_points_that_are_only_tried_are_exempt_from_the_limit_and_counted():
+    """The cliff is close to the minimum: trial steps of the iterated 4DEnVar fall off it."""
+    result = solve(cliff(0.3), IterativeFourDEnVar(), failed=FailedRuns(limit=0.0), key=0, progress=False)
+    # J is lowest at a = 0.4: the solve ends at the edge, and most of its runs were trials beyond it.
+    np.testing.assert_allclose(result.theta["a"], 0.3, atol=1e-6)
+    assert result.details["failed_runs"] > 0.5 * result.counts["forward"] > 10
+    assert "exempt" in FailedRuns.__doc__ and "failed_runs" in FailedRuns.__doc__ and "only tries" in solve.__doc__
 
 
 @pytest.mark.parametrize("wrong", [{"rule": "drop"}, {"limit": 1.5}, {"attempts": 0}])

@@ -10,7 +10,8 @@ from test_posterior import QUANTILES, in_x, observed_closed_form
 from test_problem import linear_problem
 
 from landcal_jax.blackbox import BlackBoxForward
-from landcal_jax.ensemble import FourDEnVar, IterativeFourDEnVar
+from landcal_jax.ensemble import FourDEnVar
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import ETKI, UnscentedKalmanInversion
 from landcal_jax.gradient import LBFGS, GaussNewton
 from landcal_jax.models.linear_gaussian import LinearGaussian

@@ -49,6 +49,10 @@ class Model(enum.StrEnum):
     DALEC_WATER = "dalec-water"
 
 
+OF_FILES = ("latitude", "longitude", "reader", "most_filled", "correlation_hours")
+OF_SHIPPED = ("site", "forcing", "flux", "model", "held_out_years", "callmip", "constraints", "most_filled", "correlation_hours")
+
+
 def calibrate(
     target: Annotated[str | None, typer.Argument(
         help="`FILE.py:problem`: a Problem or an Experiment (or a function that returns one) in a file of yours, which is run; such as "
@@ -63,14 +67,16 @@ def calibrate(
         help="Fluxes of your own site, with --forcing; it may be the same file.", readable=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder for posterior.nc, parameters.csv and report.html.")] = Path("landcal-out"),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn; the same seed gives the same result.", min=0)] = 0,
-    model: Annotated[Model, typer.Option(help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).")] = Model.DALEC_WATER,
+    model: Annotated[Model | None, typer.Option(
+        help="DALEC2 (NEE only) or DALEC with water (NEE and latent heat).", show_default="dalec-water")] = None,
     solver: Annotated[Solver | None, typer.Option(
         help="How J is minimised. All from iterative-4denvar on need no derivatives of the model. ga (a genetic algorithm) and cma-es "
         "search the whole prior and end with a point, without a posterior: levenberg-marquardt, or for a model without derivatives "
         "iterative-4denvar, goes on from there and brings one.",
         show_default="levenberg-marquardt, for a model without derivatives iterative-4denvar")] = None,
-    starts: Annotated[int, typer.Option(
-        help="Number of starting points; 1 starts from the first guess only, as an external model always does.", min=1)] = 16,
+    starts: Annotated[int | None, typer.Option(
+        help="Number of starting points; 1 starts from the first guess only, as an external model always does.", min=1,
+        show_default="16")] = None,
     members: Annotated[int | None, typer.Option(
         help="Members of the ensemble, or of a generation of ga and cma-es, for the solvers that choose.", min=2,
         show_default="50, ga 30, cma-es by the number of parameters")] = None,
@@ -82,8 +88,9 @@ def calibrate(
     longitude: Annotated[float | None, typer.Option(help="Longitude [degrees east] of --forcing, where the file does not say.")] = None,
     reader: Annotated[str | None, typer.Option(
         help="`FILE.py:function` that reads --forcing and --flux, for a format of your own; the file is run.")] = None,
-    most_filled: Annotated[float, typer.Option(
-        help="Largest share of a day of half-hours that may be gap-filled; the day is void above it.", min=0.0, max=1.0)] = 0.25,
+    most_filled: Annotated[float | None, typer.Option(
+        help="Largest share of a day of half-hours that may be gap-filled; the day is void above it.", min=0.0, max=1.0,
+        show_default="0.25")] = None,
     correlation_hours: Annotated[float | None, typer.Option(
         help="E-folding time of the errors of half-hours; 0 takes them as independent.", min=0.0,
         show_default="fully correlated within a day")] = None,
@@ -109,23 +116,12 @@ def calibrate(
     from landcal_jax.run_folder import RunFolder
 
     said = Console(quiet=quiet)
-    if bool(forcing) != bool(flux):
-        given = [option for option, value in (("--site", site), ("--forcing", forcing), ("--flux", flux)) if value]
-        raise ValueError(complain(
-            "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
-            "landcal calibrate --help"))
-    if target:
-        _alone(target, {"--site": site, "--forcing": forcing, "--flux": flux, "--held-out-years": held_out_years, "--callmip": callmip,
-                        "--constraints": constraints or None, "--correlation-hours": correlation_hours})
-    of_files = [f"--{name}" for name, value in (("latitude", latitude), ("longitude", longitude), ("reader", reader)) if value is not None]
-    if of_files and not forcing:
-        raise ValueError(complain(f"--forcing and --flux with {' and '.join(of_files)}", f"{' and '.join(of_files)} without files of yours",
-                                  "add --forcing FILE --flux FILE, or leave it out"))
     choices = {
         "target": target, "members": members, "site": site,
         "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
         "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
         "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
+    _check_options(choices)
     # A file that was edited in between is another run.
     own = [Path(target.rpartition(":")[0])] if target else []
     inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"], *own) if path.is_file()}
@@ -136,22 +132,80 @@ def calibrate(
             said.print(f"The run in {out} is finished: nothing to resume.", highlight=False, markup=False)
             return
         made = _experiment(choices, not quiet)
+        _check_solver(choices, made.problem)
         if callmip:
             protocol.check(made, **_model_names(callmip))
-        said.print(made.title, style="bold", highlight=False, markup=False)
-        said.print(str(made.problem.observations), highlight=False, markup=False)
-        for citation in dict.fromkeys(line for source in made.sources for line in source["citation"].splitlines()):
-            said.print(f"Cite: {citation}", style="dim", highlight=False, markup=False)
+        _introduce(made, said)
         run.begin()
         done = workflow.calibrate(
-            made, _solver(solver, starts, members, made.problem), seed=seed, curvature=posterior.value, progress=not quiet,
+            made, _solver(solver, starts or 16, members, made.problem), seed=seed, curvature=posterior.value, progress=not quiet,
             about={"command": shlex.join(["landcal", *sys.argv[1:]])}, checkpoint=run.checkpoints)
         with said.status("running the posterior, drawing the report"):
             dataset = done.to_xarray()
             paths = run.publish(lambda folder: _write(done, dataset, folder, callmip, said))
+    _conclude(done, dataset, paths, said)
+
+
+def _check_options(choices) -> None:
+    """Refuse options that do not go together, or that nothing would come of, before anything is read."""
+    site, forcing, flux, target = (choices[name] for name in ("site", "forcing", "flux", "target"))
+    if bool(forcing) != bool(flux):
+        given = [option for option, value in (("--site", site), ("--forcing", forcing), ("--flux", flux)) if value]
+        raise ValueError(complain(
+            "--site NAME, or --forcing FILE with --flux FILE, or none of them", " and ".join(given) + (" alone" if len(given) == 1 else ""),
+            "landcal calibrate --help"))
+    # Zero is a value.
+    given = [_option(name) for name in OF_SHIPPED if choices[name] is not None and choices[name] is not False and choices[name] != []]
+    if target and given:
+        raise ValueError(complain(f"{target} alone, which brings its model and its data", f"{' and '.join(given)} too",
+                                  "leave it out, or do it in the file"))
+    given = [_option(name) for name in OF_FILES if choices[name] is not None]
+    if given and not forcing:
+        raise ValueError(complain(f"--forcing and --flux with {' and '.join(given)}", f"{' and '.join(given)} without files of yours",
+                                  "add --forcing FILE --flux FILE, or leave it out"))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_solver(choices, problem) -> None:
+    """Refuse options that the solver does nothing with."""
+    from landcal_jax.solvers import AbstractEnsembleSolver
+
+    solver = _solver(choices["solver"], choices["starts"] or 16, choices["members"], problem)
+    name = choices["solver"] or (Solver.LEVENBERG_MARQUARDT if problem.has_tangent else Solver.ITERATIVE_4DENVAR)
+    ensemble = isinstance(solver, AbstractEnsembleSolver)
+    searches = name in (Solver.GENETIC, Solver.CMA_ES)
+    if choices["members"] is not None and (not ensemble or name is Solver.UNSCENTED):
+        why = "whose number of members follows from the parameters" if ensemble else "which has no ensemble"
+        raise ValueError(complain("--members with a solver that chooses them", f"{name.value}, {why}", "leave it out, or --solver eki"))
+    if choices["starts"] is not None and ensemble:
+        raise ValueError(complain("--starts with a solver that starts from points", f"{name.value}, which draws an ensemble",
+                                  "leave it out, or --members for the size of the ensemble"))
+    if (choices["starts"] or 1) > 1 and not problem.forward.traceable:
+        raise ValueError(complain("one start for an external model, which is too slow to choose among thousands of runs",
+                                  f"--starts {choices['starts']}", "leave it out, or MultiStart in a script"))
+    if choices["posterior"] is Curvature.HESSIAN and ensemble and not (searches and problem.has_tangent):
+        raise ValueError(complain("--posterior hessian with a solver that uses derivatives",
+                                  f"{name.value}, whose posterior is that of an ensemble", "leave it out, or --solver levenberg-marquardt"))
+
+
+def _introduce(made, said: Console) -> None:
+    """Say what is about to be calibrated, on what, and whom to cite."""
+    said.print(made.title, style="bold", highlight=False, markup=False)
+    said.print(str(made.problem.observations), highlight=False, markup=False)
+    for citation in dict.fromkeys(line for source in made.sources for line in source["citation"].splitlines()):
+        said.print(f"Cite: {citation}", style="dim", highlight=False, markup=False)
+
+
+def _conclude(done, dataset, paths, said: Console) -> None:
+    """Say what was found, what a reader has to know, and where it is."""
+    from landcal_jax import output
+
     said.print(_scores(dataset))
     said.print(str(done.result), highlight=False, markup=False)
-    if made.estimate_model_error:
+    if done.experiment.estimate_model_error:
         errors = _model_errors(done.experiment.problem.observations)
         said.print(f"Model error, estimated so that chi-square is one: {errors}.", highlight=False, markup=False)
     for sentence in output.read_warnings(dataset):
@@ -188,7 +242,7 @@ def _experiment(choices, progress: bool):
 
     if choices["target"]:
         return _of_user(choices["target"])
-    kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"]]
+    kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"] or Model.DALEC_WATER]
     common = {"constraints": choices["constraints"], "model": kind()}
     if choices["held_out_years"] is not None:
         common["held_out_years"] = choices["held_out_years"]
@@ -197,13 +251,6 @@ def _experiment(choices, progress: bool):
     if choices["forcing"]:
         return _own_files(choices, common, kind)
     return workflow.twin_experiment(choices["seed"], **common)
-
-
-def _alone(target: str, others: dict[str, object]) -> None:
-    given = [option for option, value in others.items() if value is not None and value != []]
-    if given:
-        raise ValueError(complain(f"{target} alone, which brings its model and its data", f"{' and '.join(given)} too",
-                                  "leave it out, or do it in the file"))
 
 
 def _of_user(target: str):
@@ -215,13 +262,16 @@ def _of_user(target: str):
     if callable(found) and not isinstance(found, Problem | Experiment):
         found = call(found, target, "a Problem or an Experiment")
     if isinstance(found, Problem):
-        found = Experiment(found, title=f"{found.forward.name} calibrated")
+        name = found.forward.name
+        # A function without a name of its own.
+        name = f"{target.rpartition(':')[2]} of {Path(target.rpartition(':')[0]).name}" if name == "<lambda>" else name
+        found = Experiment(found, title=f"{name} calibrated")
     if not isinstance(found, Experiment):
         raise ValueError(complain(f"a landcal_jax Problem or Experiment at {target}", f"a {type(found).__name__}",
                                   "problem = Problem(space, forward, observations)"))
     if all(stream.time is None for _, stream in found.problem.observations.items()):
         raise ValueError(complain("a stream with times, for the report", "none", "Stream(..., time=datetimes)"))
-    if getattr(found.problem.forward, "adjoint", None) is not None:
+    if found.problem.differentiable and not found.problem.has_tangent:
         raise ValueError(complain("a model with a tangent-linear, for the Laplace posterior", "one with an adjoint only",
                                   "BlackBoxForward(tangent=), or solve(problem, LBFGS()) in a script"))
     return found
@@ -235,7 +285,8 @@ def _own_files(choices, common, kind):
     reader = choices["reader"] and load_reader(choices["reader"])
     place = {"reader": reader, "site": choices["site"], "latitude": choices["latitude"], "longitude": choices["longitude"]}
     drivers, fluxes = io.align(io.read_forcing(choices["forcing"], **place), io.read_flux(
-        choices["flux"], most_filled=choices["most_filled"], correlation_hours=choices["correlation_hours"], **place))
+        choices["flux"], most_filled=0.25 if choices["most_filled"] is None else choices["most_filled"],
+        correlation_hours=choices["correlation_hours"], **place))
     sources = [
         {"file": path.name, "sha256": sha256(path), "source": "file of the user", "license": ds.attrs.get("license", ""),
          "citation": ds.attrs.get("references", "")}
@@ -270,12 +321,12 @@ def _model_errors(observations) -> str:
 def _solver(name: Solver | None, starts: int, members: int | None, problem):
     import optax
 
-    from landcal_jax import ensemble, ensemble_kalman, gradient, search
+    from landcal_jax import ensemble, ensemble_iterated, ensemble_kalman, gradient, search
     from landcal_jax.experiment import default_solver
 
     if name is None:
-        name = Solver.LEVENBERG_MARQUARDT if problem.forward.differentiable else Solver.ITERATIVE_4DENVAR
-    ensembles = {Solver.ITERATIVE_4DENVAR: ensemble.IterativeFourDEnVar, Solver.FOURDENVAR: ensemble.FourDEnVar,
+        name = Solver.LEVENBERG_MARQUARDT if problem.has_tangent else Solver.ITERATIVE_4DENVAR
+    ensembles = {Solver.ITERATIVE_4DENVAR: ensemble_iterated.IterativeFourDEnVar, Solver.FOURDENVAR: ensemble.FourDEnVar,
                  Solver.EKI: ensemble_kalman.EKI, Solver.ETKI: ensemble_kalman.ETKI, Solver.ESMDA: ensemble_kalman.ESMDA}
     searches = {Solver.GENETIC: search.GeneticAlgorithm, Solver.CMA_ES: search.CMAES}
     if name in ensembles:
