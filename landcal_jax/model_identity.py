@@ -193,19 +193,22 @@ class _Content:
         yield self.of((parts, dict(value.attrs)), where)
 
     def _mapping(self, value: Mapping, where: str) -> Iterator[str]:
-        yield f"mapping {type(value).__qualname__}"
+        yield "mapping"
+        yield self.of(type(value), where)
         for name, part in value.items():
             yield self.of(name, f"a key of {where}")
             yield self.of(part, f"[{name!r}] of {where}")
 
     def _sequence(self, value: tuple | list, where: str) -> Iterator[str]:
-        yield f"sequence {type(value).__qualname__}"
+        yield "sequence"
+        yield self.of(type(value), where)
         for part in value:
             yield self.of(part, where)
 
     def _set(self, value: set | frozenset, where: str) -> Iterator[str]:
         # Its order is another one in every process; parts are told apart without regard to what was seen before.
-        yield f"set {type(value).__qualname__}"
+        yield "set"
+        yield self.of(type(value), where)
         known = [_Content() for _ in value]
         yield from sorted(one.of(part, where) for one, part in zip(known, value, strict=True))
         self.unknown += [word for one in known for word in one.unknown]

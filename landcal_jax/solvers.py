@@ -43,7 +43,7 @@ class Status(enum.IntEnum):
         """The status in words."""
         return {
             Status.RUNNING: "still running",
-            Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance",
+            Status.CONVERGED: "converged: the expected further decrease of J is below the tolerance, or the noise of the model",
             Status.NO_DECREASE: "stopped: no step that was tried decreases J, as happens at kinks and at the limit of rounding",
             Status.LEFT: "left: other starts were lower",
             Status.ANALYSIS: "done: this is the analysis of the method, the minimum of J where the model is linear",
@@ -62,7 +62,7 @@ class Status(enum.IntEnum):
     def advice(self) -> str:
         """What to try after a failure."""
         if self is Status.RUN_FAILED:
-            return "another z0 or seed, a narrower prior, or IterativeFourDEnVar(), which goes by steps; the messages of the model say more"
+            return "another z0 or seed, a narrower prior, or a solver that goes by steps; the messages of the model say more"
         return "problem.terms(z0) shows the term; `landcal check` scans the prior box"
 
 

@@ -245,6 +245,11 @@ def test_options_that_do_not_go_together(folder, options, got):
     assert f"Got:      {got}\n" in complained and "--forcing FILE with --flux FILE" in complained
 
 
+@pytest.mark.parametrize("options", [("--most-filled", "0"), ("--correlation-hours", "0"), ("--latitude", "43")])
+def test_options_of_files_without_files(options):
+    assert f"--forcing and --flux with {options[0]}" in refused("calibrate", "--site", "FR-Pue", *options)
+
+
 def test_a_file_that_is_not_there():
     status, _, complained = landcal("calibrate", "--forcing", "nothing.nc", "--flux", "nothing.nc")
     assert status == 2 and "nothing.nc" in complained and "Traceback" not in complained

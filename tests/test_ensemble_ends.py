@@ -97,7 +97,7 @@ def test_a_model_that_prints_few_digits_is_brought_to_its_minimum(decimals):
 @pytest.mark.parametrize("scaling", [1e-6, 1e-4])
 def test_a_bundle_that_changes_no_observed_value_is_widened(scaling):
     # At the prior mean, which is the start, it would look like the minimum.
-    problem = printed(2)
+    problem = printed(3)
     result = answer(problem, IterativeFourDEnVar(scaling=scaling))
     assert result.cost < 1.05 * SMOOTH.cost and result.details["width"].max() > 1e-2
     deaf = answer(printed(run=lambda theta: 0 * T), IterativeFourDEnVar())
@@ -118,7 +118,7 @@ def test_the_transform_form_keeps_the_root_of_members_that_tell_something():
 def holed(width=0.05):
     """The growth without rounding, which fails close to its prior mean, and for large a."""
     def run(theta):
-        if abs(theta["a"] - 1.0) < width and abs(theta["b"] - 0.5) < width or theta["a"] > 2.4:
+        if abs(theta["a"] - 1.0) < width and abs(theta["b"] - 0.5) < width or theta["a"] > 2.2:
             raise ValueError("dry")
         return growth(theta)
 
@@ -161,11 +161,12 @@ def test_a_mean_that_is_pulled_in_shows_the_cost_of_where_it_ran():
     problem = holed(0.02)
     members = members_about_the_mean(problem)
     members = members.at[:, 0].add(-3.0 / 20).at[3, 0].add(3.0)
-    assert np.abs(members.mean(axis=0)).max() < 1e-12 and members[3, 0] > 2.8
+    assert np.abs(members.mean(axis=0)).max() < 1e-12 and members[3, 0] > 2.5
     rule = FailedRuns("pull in")
     result, steps = shown(problem, FourDEnVar(members=members), failed=rule)
     # J of a point that was run, each time; the mean of the predictions stands for the mean.
-    assert np.abs(steps[0][0]).max() > 0.04 and result.details["failed_runs"] == 2 and "mean of the members failed" in str(result.details["span"])
+    assert np.abs(steps[0][0]).max() > 0.04 and result.details["failed_runs"] == 2
+    assert "mean of the members failed" in str(result.details["span"])
     np.testing.assert_allclose([cost for _, cost in steps], [problem.cost(z) for z, _ in steps], rtol=1e-9)
     # The start of the iterated form fails, its bundle of width one does not.
     result, steps = shown(problem, IterativeFourDEnVar(scaling=1.0), failed=rule)

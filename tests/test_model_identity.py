@@ -181,6 +181,21 @@ def test_a_number_that_is_set_in_a_module_counts(tmp_path, monkeypatch):
     assert not set(before) & {identity_of(run), identity_of(later)}
 
 
+def test_a_container_of_a_class_of_the_user_is_known_by_the_class(monkeypatch):
+    class Table(dict):
+        def row(self):
+            return helper(self["row"])
+
+    table = Table(row=1.0)
+
+    def run(theta):
+        return table.row()
+
+    before = identity_of(run)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert identity_of(run) != before and not before.unknown
+
+
 def test_what_has_no_content_needs_a_version(tmp_path):
     lock = threading.Lock()
     with (tmp_path / "table.txt").open("w") as handle:

@@ -149,7 +149,7 @@ def test_a_place_that_nobody_fills_is_no_failure_of_runs_either():
 def test_a_model_with_an_adjoint_alone_gets_its_posterior_from_runs(oracle, problem):
     H = np.linalg.solve(np.linalg.cholesky(oracle.R), np.asarray(oracle.A))
     black = external(problem, oracle, adjoint=lambda theta, weights: {"x": H.T @ weights["y"][0]})
-    result = solve(black, LBFGS(), progress=False)
+    result = solve(black, LBFGS(tolerance=1e-14), progress=False)
     with pytest.raises(TypeError, match="(?s)model with a tangent-linear for laplace.*its own adjoint.*IterativeFourDEnVar"):
         laplace(black, result)
     posterior = from_ensemble(black, solve(black, IterativeFourDEnVar(size=12), key=0, z0=result.z, progress=False))

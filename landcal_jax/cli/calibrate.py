@@ -79,7 +79,7 @@ def calibrate(
         show_default="16")] = None,
     members: Annotated[int | None, typer.Option(
         help="Members of the ensemble, or of a generation of ga and cma-es, for the solvers that choose.", min=2,
-        show_default="50, ga 30, cma-es by the number of parameters")] = None,
+        show_default="50 (4denvar) or as many as span the parameters, ga 30")] = None,
     posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
@@ -330,7 +330,7 @@ def _solver(name: Solver | None, starts: int, members: int | None, problem):
                  Solver.EKI: ensemble_kalman.EKI, Solver.ETKI: ensemble_kalman.ETKI, Solver.ESMDA: ensemble_kalman.ESMDA}
     searches = {Solver.GENETIC: search.GeneticAlgorithm, Solver.CMA_ES: search.CMAES}
     if name in ensembles:
-        return ensembles[name](size=members or 50)
+        return ensembles[name](**({"size": members} if members else {}))
     if name in searches:
         return searches[name](**({"population": members} if members else {}))
     if name is Solver.UNSCENTED:
