@@ -115,7 +115,7 @@ class RunFolder:
                                       "discard the run and begin again (--overwrite), or another folder (--out)"))
         other = [name for name in kept.keys() | self.options.keys() if kept.get(name) != self.options.get(name)]
         if other:
-            told_of = ", ".join(f"{name} {kept.get(name)!r} then, {self.options.get(name)!r} now" for name in sorted(other))
+            told_of = ", ".join(f"{name} {_said(kept.get(name))} then, {_said(self.options.get(name))} now" for name in sorted(other))
             raise ValueError(complain(f"the options of the {state} run in {self.folder}", told_of,
                                       f"{self._begun_by()} --resume; another folder (--out); or --overwrite, which discards it"))
 
@@ -206,3 +206,8 @@ def _free(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return 1 << 40
+
+
+def _said(option: object) -> str:
+    """An option in words: one that was not given is the default."""
+    return "the default" if option is None else repr(option)

@@ -122,6 +122,7 @@ def calibrate(
         "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
         "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
     _check_options(choices)
+    choices["model"] = model or (None if target else Model.DALEC_WATER)
     # A file that was edited in between is another run.
     own = [Path(target.rpartition(":")[0])] if target else []
     inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"], *own) if path.is_file()}
@@ -242,7 +243,7 @@ def _experiment(choices, progress: bool):
 
     if choices["target"]:
         return _of_user(choices["target"])
-    kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"] or Model.DALEC_WATER]
+    kind = {Model.DALEC: models.Dalec2, Model.DALEC_WATER: models.DalecWater}[choices["model"]]
     common = {"constraints": choices["constraints"], "model": kind()}
     if choices["held_out_years"] is not None:
         common["held_out_years"] = choices["held_out_years"]
