@@ -23,7 +23,9 @@ class Posterior(eqx.Module):
     """Draws from a posterior, with labels and units.
 
     `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z. `gaussian`: whether centre
-    and covariance are the posterior, of which the draws are a sample. `method`: how it was made, in words.
+    and covariance are the posterior, of which the draws are a sample. `method`: how it was made, in words. `chains`: the number of
+    Markov chains among the draws, which are ordered chain by chain; 1 for draws that are independent. `details`: what the method tells of
+    itself, by name: arrays with one value a draw (`log_density`, `diverging`, ...), model runs (`forward`, `gradient`), seconds.
     """
 
     problem: Problem
@@ -32,6 +34,8 @@ class Posterior(eqx.Module):
     covariance: Array
     method: str = eqx.field(static=True)
     gaussian: bool = eqx.field(static=True, default=False)
+    chains: int = eqx.field(static=True, default=1)
+    details: dict = eqx.field(default_factory=dict)
 
     def theta(self) -> dict[str, Array]:
         """Draws of the physical parameters: name -> (draw, *dims)."""
