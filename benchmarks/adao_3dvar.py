@@ -44,11 +44,11 @@ import numpyro.distributions as dist
 from landcal_jax.errors import complain
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.models.optic import ACTIVE, Optic, generate_forcing
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import laplace
 from landcal_jax.problem import Problem, evaluate
 from landcal_jax.solving import solve
 

@@ -12,8 +12,9 @@ from landcal_jax.ensemble import FourDEnVar
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI, UnscentedKalmanInversion
 from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.models.optic import ACTIVE, BOUNDS
-from landcal_jax.posterior import from_ensemble, laplace
+from landcal_jax.posterior import from_ensemble
 from landcal_jax.search import CMAES, GeneticAlgorithm
 from landcal_jax.solvers import Result
 from landcal_jax.solving import solve

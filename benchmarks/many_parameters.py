@@ -50,8 +50,9 @@ from landcal_jax.ensemble import FourDEnVar
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ETKI
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.plot_style import new_figure, tidy
-from landcal_jax.posterior import from_ensemble, laplace
+from landcal_jax.posterior import from_ensemble
 from landcal_jax.solving import solve
 
 BUDGETS = (90, 135, 200, 270, 380, 540, 760, 1080, 1500, 2160, 3200, 5400, 10800)

@@ -61,7 +61,8 @@ from peer_methods import Counted, Exam, Found
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import ESMDA, ETKI
 from landcal_jax.gradient import LBFGS, LevenbergMarquardt
-from landcal_jax.posterior import from_ensemble, laplace
+from landcal_jax.laplace import laplace
+from landcal_jax.posterior import from_ensemble
 from landcal_jax.problem import costs
 from landcal_jax.search import CMAES, GeneticAlgorithm
 from landcal_jax.solving import solve

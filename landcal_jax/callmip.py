@@ -324,7 +324,7 @@ def _elsewhere(posterior: Posterior, forward: SiteForward, fields: Sequence[str]
 
 def _about_spread(plan: Plan, name: str) -> str:
     observations = plan.calibration.experiment.problem.observations
-    errors = [stream.model_error for _, stream in observations.items()
+    errors = [stream.mean_model_error for _, stream in observations.items()
               if set(TARGETS[name]) & set(getattr(stream.operator, "variables", ()))]
     text = "standard deviation by the posterior of the parameters alone"
     if errors and plan.period == "Cal":

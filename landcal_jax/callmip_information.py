@@ -141,10 +141,10 @@ def _initial_conditions(space, forward: SiteForward) -> str:
 def _streams(observations, scenario: int) -> str:
     lines = []
     for name, stream in observations.items():
-        errors = ", ".join(f"{value:.3g}" for value in np.asarray(stream.model_error))
         weights = ", ".join(f"{value:.3g}" for value in np.unique(np.asarray(stream.weight)))
-        memory = "independent errors" if stream.correlation is None else f"errors correlated over {float(stream.correlation.days):.3g} days"
-        lines.append(f"{name}: {int(stream.count)} values, model error {errors} {stream.units}, {memory}, weight {weights}")
+        memory = "" if stream.correlation is None else f", errors correlated over {float(stream.correlation.days):.3g} days"
+        memory = ", independent errors" if stream.chain is None else memory
+        lines.append(f"{name}: {int(stream.count)} values, model error [{stream.units}] {stream.model_error}{memory}, weight {weights}")
     many = "simultaneously, as a sum of terms in J, each by its own part of R" if len(SCENARIOS[scenario]) > 1 else "alone"
     return f"{' and '.join(IN_WORDS[name] for name in SCENARIOS[scenario])} {many}. {'; '.join(lines)}."
 

@@ -25,13 +25,14 @@ from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
 from landcal_jax.io.coverage import void_days
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.suspicion import equal_extremes
+from landcal_jax.laplace import laplace
 from landcal_jax.members import FailedRuns
 from landcal_jax.model import AbstractModel, Theta
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import ParameterSpace
-from landcal_jax.posterior import Posterior, from_ensemble, laplace
+from landcal_jax.posterior import Posterior, from_ensemble
 from landcal_jax.problem import Problem
 from landcal_jax.sites import Sites
 from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result

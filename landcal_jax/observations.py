@@ -2,11 +2,8 @@
 
 A `Stream` holds one kind of observation at all sites, arrays (site, n_obs), with its operator and its part of R. What
 is missing becomes a mask once, at construction; from then on a masked value changes neither J nor its gradient, even
-where the model is NaN. R = D C D: the diagonal D holds sqrt(sigma^2 + model_error^2), and C the correlation of the
-errors between the observed times, the identity unless the stream has a `correlation`.
-
-Measurement uncertainty alone rarely serves as R: daily flux uncertainties assume independent half-hours, and the first
-guess of a land model is several of them away. Give a model error, or estimate it from residuals.
+where the model is NaN. R is the measurement error of each value and the error of the model, with its memory in time: see
+`landcal_jax.error_model`. Measurement error alone rarely serves as R: give a model error, or estimate it (`estimate_errors`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,48 +18,12 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from landcal_jax import operators
+from landcal_jax.error_model import Chain, ModelError, Whitening, check_memory
+from landcal_jax.error_model import ExponentialCorrelation as ExponentialCorrelation
 from landcal_jax.errors import complain
 from landcal_jax.operators import AbstractOperator, AbstractSeriesOperator, Pick
 
 METRICS = ("rmse", "bias", "r", "kge", "chi_square", "n")
-
-
-class ExponentialCorrelation(eqx.Module):
-    """Correlation exp(-dt / days) between the errors at two times dt apart.
-
-    Such errors are a Markov process: given the previous observed error, the earlier ones say nothing more. So the
-    whitening of a series with gaps is exact with one term a value, w_i = (e_i - rho_i e_previous) / sqrt(1 - rho_i^2).
-    """
-
-    days: Array
-
-    def __init__(self, days: float):
-        if not (np.isfinite(days) and days > 0):
-            raise ValueError(complain("an e-folding time above zero, in days", f"{days}",
-                                      "leave `correlation` out for independent errors"))
-        self.days = jnp.asarray(days, jnp.result_type(float))
-
-
-class _Chain(eqx.Module):
-    """The observed value before each observed value: its place, -1 for none, and the days between the two."""
-
-    previous: Array
-    gap: Array
-
-    def __init__(self, minutes: np.ndarray, mask: np.ndarray):
-        place = np.where(mask, np.arange(mask.shape[1]), -1)
-        latest = np.maximum.accumulate(place, axis=1)
-        previous = np.concatenate([np.full((len(mask), 1), -1), latest[:, :-1]], axis=1)
-        linked = mask & (previous >= 0)
-        gap = minutes - np.take_along_axis(minutes, np.maximum(previous, 0), axis=1)
-        self.previous = jnp.asarray(np.where(linked, previous, -1), jnp.int32)
-        self.gap = jnp.asarray(np.where(linked, gap / 1440.0, 1.0), jnp.result_type(float))
-
-    def decay(self, days: Array) -> tuple[Array, Array]:
-        """rho_i and 1 - rho_i^2, 0 and 1 for the first value of a site."""
-        linked = self.previous >= 0
-        return (jnp.where(linked, jnp.exp(-self.gap / days), 0.0),
-                jnp.where(linked, -jnp.expm1(-2.0 * self.gap / days), 1.0))
 
 
 class Stream(eqx.Module):
@@ -70,25 +31,26 @@ class Stream(eqx.Module):
 
     `values` and `sigma` (measurement standard deviation) are (site, n_obs); one dimension means one site, a scalar
     `sigma` holds everywhere. NaN and the numbers in `fill` are missing; `mask` (True = observed) can take out more.
-    `model_error` (standard deviation, units of the values) and `weight` are scalars or one number a site. The weight
-    multiplies the stream's term of J. `time` (datetimes, (n_obs,) or (site, n_obs)) is needed by a correlation and
-    to split by date. `operator` may be None where the forward map gives the stream by its name.
+    `model_error` is a `ModelError`, or its constant standard deviation (units of the values; a scalar or one number a site).
+    `weight`, a scalar or one number a site, multiplies the stream's term of J. `time` (datetimes, (n_obs,) or (site, n_obs)) is
+    needed by a correlation, by a season and to split by date. `operator` may be None where the forward map gives the stream
+    by its name.
     """
 
     values: Array
     sigma: Array
     mask: Array
-    model_error: Array
+    model_error: ModelError
     weight: Array
     operator: AbstractOperator | None
     correlation: ExponentialCorrelation | None
     minutes: Array | None
-    chain: _Chain | None
+    chain: Chain | None
     units: str = eqx.field(static=True)
     description: str = eqx.field(static=True)
 
     def __init__(self, values: ArrayLike, sigma: ArrayLike, operator: AbstractOperator | None = None, *,
-                 mask: ArrayLike = True, model_error: ArrayLike = 0.0,
+                 mask: ArrayLike = True, model_error: ArrayLike | ModelError = 0.0,
                  correlation: ExponentialCorrelation | None = None, weight: ArrayLike = 1.0, units: str = "",
                  description: str = "", time: ArrayLike | None = None, fill: Sequence[float] = ()):
         values = np.atleast_2d(np.asarray(values, float))
@@ -97,16 +59,16 @@ class Stream(eqx.Module):
         sigma = operators.broadcast_like(sigma, values.shape, "sigma").astype(float)
         minutes = None if time is None else operators.broadcast_like(operators.to_minutes(time), values.shape, "time")
         _check_stream(description or "the stream", values, sigma, observed, minutes)
-        if correlation is not None and minutes is None:
-            raise ValueError(complain("the times of correlated observations", "no `time`", "pass time=, datetimes"))
+        model_error = model_error if isinstance(model_error, ModelError) else ModelError(model_error)
+        check_memory(model_error, correlation, minutes)
         self.values = jnp.asarray(np.where(observed, values, 0.0))
         self.sigma = jnp.asarray(np.where(observed, sigma, 1.0))
         self.mask = jnp.asarray(observed)
-        self.model_error = _by_site(model_error, len(values), "model_error")
+        self.model_error = model_error.for_sites(*values.shape)
         self.weight = _by_site(weight, len(values), "weight")
         self.operator, self.correlation, self.units, self.description = operator, correlation, units, description
         self.minutes = None if minutes is None else jnp.asarray(minutes)
-        self.chain = None if correlation is None else _Chain(minutes, observed)
+        self.chain = None if correlation is None and model_error.days is None else Chain(minutes, observed)
 
     @property
     def count(self) -> Array:
@@ -119,9 +81,28 @@ class Stream(eqx.Module):
         return None if self.minutes is None else operators.from_minutes(self.minutes)
 
     @property
+    def model_error_deviation(self) -> Array:
+        """Standard deviation of the model error, (site, n_obs)."""
+        return self.model_error.deviation(self.values, self.minutes)
+
+    @property
+    def mean_model_error(self) -> Array:
+        """Root of the mean variance of the model error over the observed values, (site,); NaN where there are none."""
+        return jnp.sqrt(jnp.mean(self.model_error_deviation**2, axis=1, where=self.mask))
+
+    @property
     def standard_deviation(self) -> Array:
-        """Total standard deviation sqrt(sigma^2 + model_error^2), (site, n_obs); 1 and the model error where masked."""
-        return jnp.sqrt(self.sigma**2 + self.model_error[:, None] ** 2)
+        """Total standard deviation sqrt(sigma^2 + model error^2), (site, n_obs); with a sigma of 1 where masked."""
+        return jnp.sqrt(self.sigma**2 + self.model_error_deviation**2)
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """R^(-1/2) of errors with memory; None where they are independent."""
+        if self.correlation is not None:
+            return Whitening.of(self.standard_deviation, jnp.zeros_like(self.sigma), self.chain.decay(self.correlation.days), self.mask)
+        if self.model_error.days is None:
+            return None
+        return Whitening.of(self.model_error_deviation, self.sigma, self.chain.decay(self.model_error.days[:, None]), self.mask)
 
     def residuals(self, modelled: Array) -> Array:
         """Whitened residuals R^(-1/2) (y - h) times sqrt(weight), (site, n_obs); exactly zero where masked."""
@@ -129,12 +110,19 @@ class Stream(eqx.Module):
 
     def whitened(self, modelled: Array) -> Array:
         """Whitened residuals without the weight: independent and of variance one if R is right."""
-        error = self._error(modelled) / self.standard_deviation
-        if self.chain is None:
-            return error
-        rho, remainder = self.chain.decay(self.correlation.days)
-        before = jnp.take_along_axis(error, jnp.maximum(self.chain.previous, 0), axis=1)
-        return jnp.where(self.mask, (error - rho * before) / jnp.sqrt(remainder), 0.0)
+        return self._white(self._error(modelled))
+
+    def _white(self, error: Array) -> Array:
+        whitening = self.whitening
+        return error / jnp.where(self.mask, self.standard_deviation, 1.0) if whitening is None else whitening(error)
+
+    @property
+    def effective_number(self) -> Array:
+        """How many independent values would tell as much of a common offset, (site,): 1' C^-1 1 with C the correlation of R.
+
+        The number of values where errors are independent, less where they have memory; without the weight.
+        """
+        return jnp.sum(self._white(jnp.where(self.mask, self.standard_deviation, 0.0)) ** 2, axis=1)
 
     def chi_square(self, modelled: Array) -> Array:
         """Mean squared whitened residual over all observed values, without the weight; NaN if there are none."""
@@ -143,10 +131,10 @@ class Stream(eqx.Module):
     @property
     def log_determinant(self) -> Array:
         """log det R over the observed values, one number a site, without the weight."""
-        terms = 2.0 * jnp.log(self.standard_deviation)
-        if self.chain is not None:
-            terms = terms + jnp.log(self.chain.decay(self.correlation.days)[1])
-        return jnp.sum(jnp.where(self.mask, terms, 0.0), axis=1)
+        whitening = self.whitening
+        if whitening is not None:
+            return whitening.log_determinant
+        return 2.0 * jnp.sum(jnp.log(jnp.where(self.mask, self.standard_deviation, 1.0)), axis=1)
 
     @property
     def log_normalisation(self) -> Array:
@@ -163,10 +151,21 @@ class Stream(eqx.Module):
         mask = np.asarray(self.mask)
         return self._with_mask(mask & keep), self._with_mask(mask & ~keep)
 
-    def with_model_error(self, value: ArrayLike) -> "Stream":
-        """The same stream with another model error, a scalar or one number a site; usable inside jit."""
-        value = jnp.broadcast_to(jnp.asarray(value, self.sigma.dtype), self.model_error.shape)
-        return eqx.tree_at(lambda stream: stream.model_error, self, value)
+    def with_model_error(self, value: ArrayLike | ModelError) -> "Stream":
+        """The same stream with another model error: a `ModelError`, or a constant one, a scalar or one number a site.
+
+        Usable inside jit, except that memory is taken up outside.
+        """
+        if not isinstance(value, ModelError):
+            # Not by its constructor, which looks at numbers.
+            constant = jnp.broadcast_to(jnp.asarray(value, self.sigma.dtype), self.weight.shape)
+            value = eqx.tree_at(lambda error: error.constant, ModelError(), constant)
+        value, chain = value.for_sites(*self.values.shape), self.chain
+        if (value.days is None) != (self.model_error.days is None):
+            check_memory(value, self.correlation, self.minutes)
+            remembers = value.days is not None or self.correlation is not None
+            chain = Chain(np.asarray(self.minutes), np.asarray(self.mask)) if remembers else None
+        return eqx.tree_at(lambda stream: (stream.model_error, stream.chain), self, (value, chain), is_leaf=lambda node: node is None)
 
     def with_values(self, values: Array) -> "Stream":
         """The same stream with other values (site, n_obs), for twin experiments; the mask stays. Usable inside jit."""
@@ -174,7 +173,7 @@ class Stream(eqx.Module):
         return eqx.tree_at(lambda stream: stream.values, self, values.astype(self.values.dtype))
 
     def estimate_model_error(self, modelled: Array) -> Array:
-        """The model error (site,) with which mean(e^2 / (sigma^2 + model_error^2)) is one; 0 where it is below one.
+        """The constant model error (site,) with which mean(e^2 / (sigma^2 + model_error^2)) is one; 0 where it is below one.
 
         In the spirit of Desroziers et al. (2005), QJRMS 131:3385: what the residuals show beyond the measurement error
         is laid to the model. e = y - h is taken at one run, best the MAP of a first calibration, and independent of
@@ -193,7 +192,7 @@ class Stream(eqx.Module):
             return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
         # The ratio falls with the variance, and at the mean square error it is one at most: the root is in between.
-        zero, upper = jnp.zeros_like(self.model_error), jnp.sum(square, axis=1) / number
+        zero, upper = jnp.zeros_like(self.weight), jnp.sum(square, axis=1) / number
         low, high = jax.lax.fori_loop(0, 60, halve, (zero, upper))
         return jnp.where(mean_ratio(zero) <= 1.0, 0.0, jnp.sqrt(0.5 * (low + high)))
 
@@ -238,7 +237,7 @@ class Stream(eqx.Module):
         return modelled
 
     def _with_mask(self, mask: np.ndarray) -> "Stream":
-        chain = None if self.chain is None else _Chain(np.asarray(self.minutes), mask)
+        chain = None if self.chain is None else Chain(np.asarray(self.minutes), mask)
         return eqx.tree_at(lambda stream: (stream.mask, stream.chain), self, (jnp.asarray(mask), chain),
                            is_leaf=lambda node: node is None)
 
@@ -256,7 +255,7 @@ class StreamSpec:
     variable: str
     uncertainty: str | float | None = None
     operator: Callable[[np.ndarray, np.ndarray], AbstractSeriesOperator] | None = None
-    model_error: ArrayLike = 0.0
+    model_error: ArrayLike | ModelError = 0.0
     correlation: ExponentialCorrelation | None = None
     weight: ArrayLike = 1.0
 
@@ -314,7 +313,7 @@ class Observations(eqx.Module):
 
     @property
     def count(self) -> Array:
-        """Number of observed values in all streams."""
+        """Number of observed values."""
         return sum(stream.count for stream in self._streams)
 
     def residuals(self, modelled: Mapping[str, Array]) -> dict[str, Array]:
@@ -377,7 +376,7 @@ def _check_stream(name: str, values: np.ndarray, sigma: np.ndarray, observed: np
     rules = [(np.isfinite(values), "finite values", "declare fill values with fill="),
              (np.isfinite(sigma) & (sigma > 0), "a sigma above zero", "mask these values, or give a sigma")]
     if minutes is not None:
-        gap = np.asarray(_Chain(minutes, observed).gap)
+        gap = np.asarray(Chain(minutes, observed).gap)
         rules += [(minutes != operators.NO_TIME, "a time", "mask the padding of short sites"),
                   (gap > 0, "a time after that of the one before", "sort the values and drop duplicates")]
     for holds, expected, try_ in rules:
@@ -442,8 +441,9 @@ def _facts(stream: Stream, sites: Sequence[str], share: float) -> list[str]:
         days = stream.time[mask].astype("datetime64[D]")
         lines.append(f"period       {days.min()} to {days.max()}")
     sigma = f"{np.median(np.asarray(stream.sigma)[mask]):.3g}"
-    error, weight = (" to ".join(f"{end:.3g}" for end in sorted({float(array.min()), float(array.max())}))
-                     for array in (stream.model_error, stream.weight))
-    lines.append(f"errors       median sigma {sigma}, model error {error}")
+    weight = " to ".join(f"{end:.3g}" for end in sorted({float(stream.weight.min()), float(stream.weight.max())}))
+    lines.append(f"errors       median sigma {sigma}, model error {stream.model_error}")
     days = "none" if stream.correlation is None else f"exponential, {float(stream.correlation.days):.3g} days"
+    if stream.chain is not None:
+        lines.append(f"independent  as many as {float(jnp.sum(stream.effective_number)):.0f} values without memory")
     return [*lines, f"correlation  {days}", f"weight       {weight}, share of J {share:.1%} if every R is right"]

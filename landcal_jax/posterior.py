@@ -1,8 +1,11 @@
 """Posterior uncertainty: one type, whatever made it.
 
-`laplace` takes the curvature of J at the MAP in whitened space and draws from that Gaussian; its draws, mapped to
-physical parameters, cannot leave the bounds of the priors.
+`laplace.laplace` makes it from the curvature of J, the samplers from chains, `from_ensemble` from an ensemble solver, and
+`from_draws` from draws of anything, such as those that a history match has not ruled out.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,28 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
-from scipy.special import ndtri
+from numpy.typing import ArrayLike
 
+from landcal_jax import propagation
+from landcal_jax.covariance import Covariance, rank_of, root_of, squared_distances
 from landcal_jax.errors import complain
+from landcal_jax.importance import Importance, importance_of, resampled
 from landcal_jax.members import draw_members
-from landcal_jax.observations import Stream
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solvers import Result
+
+# Names that ArviZ has for what samplers tell of each draw.
+STATISTICS = {"log_density": "lp", "steps": "n_steps"}
 
 
 class Posterior(eqx.Module):
     """Draws from a posterior, with labels and units.
 
-    `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z. `gaussian`: whether centre
-    and covariance are the posterior, of which the draws are a sample. `method`: how it was made, in words. `chains`: the number of
-    Markov chains among the draws, which are ordered chain by chain; 1 for draws that are independent. `details`: what the method tells of
-    itself, by name: arrays with one value a draw (`log_density`, `diverging`, ...), model runs (`forward`, `gradient`), seconds.
+    `z`: (draw, n) in whitened space. `centre` (n,): the MAP. `covariance`: (n, n) of z, an array or a `LowRankCovariance`. `gaussian`:
+    whether centre and covariance are the posterior, of which the draws are a sample. `method`: how it was made, in words.
+    `chains`: the number of Markov chains among the draws, which are ordered chain by chain; 1 for draws that are independent. `details`:
+    what the method tells of itself, by name: arrays with one value a draw (`log_density`, `diverging`, ...), model runs (`forward`,
+    `gradient`), seconds, and a `note` in words.
     """
 
     problem: Problem
     z: Array
     centre: Array
-    covariance: Array
+    covariance: Covariance
     method: str = eqx.field(static=True)
     gaussian: bool = eqx.field(static=True, default=False)
     chains: int = eqx.field(static=True, default=1)
@@ -45,78 +54,41 @@ class Posterior(eqx.Module):
         """Draws of the free physical parameters, (draw, n) in the order of `space.labels`."""
         return np.asarray(jax.vmap(lambda z: self.problem.space.flatten(self.problem.space.physical(z)))(self.z))
 
-    def predictive(self, key: Array | int = 0, *, quantiles=(0.05, 0.5, 0.95), draws: int | None = None) -> xr.Dataset:
-        """Uncertainty propagated to every observed quantity.
+    def predictive(
+        self, key: Array | int = 0, *, quantiles=(0.05, 0.5, 0.95), draws: int | None = None, problem: Problem | None = None,
+        outputs: propagation.Outputs = (),
+    ) -> xr.Dataset:
+        """Uncertainty propagated to every observed quantity, and to other `outputs` of the model.
 
-        Returns for each stream `<stream>` (quantile, site, <stream>_obs), with parameter uncertainty only, and
-        `<stream>_total`, with observation and model error added: what a new observation should fall into.
+        Returns for each stream `<stream>` (quantile, site, <stream>_obs), with parameter uncertainty only, `<stream>_model`, with the
+        model error added, which is what the truth should fall into, and `<stream>_total`, with the measurement error too: what
+        a new observation should fall into. The three parts as standard deviations (site, <stream>_obs) are
+        `<stream>_sd_parameters`, `<stream>_sd_model_error` and `<stream>_sd_observation`; the last is 1 in a place that was never observed.
+
+        `outputs`: names of model outputs, each then on every step of the model, (quantile, site, step) with the coordinate `time`; or
+        {name: operator}, such as {"monthly": WindowMean("gpp", windows)}, (quantile, site, <name>_obs). They have the part of the
+        parameters alone. `problem`: another one with the same parameters, for other sites, periods or observations, such as
+        `posterior.problem.with_observations(held_out)`.
 
         A Gaussian approximation is propagated through the tangent-linear model at its centre, H B' H' of the
         textbooks, for one tangent a parameter. Running its draws through the model instead would be wrong where the
         model is not linear: they lie where J is far too high (see `excess_cost`; Immer et al. 2021, AISTATS 130, 703).
         A model without tangent-linear is run at its centre and one standard deviation to either side along each principal axis
-        of the covariance, 2 n + 1 runs: the slopes between them take the place of tangents.
-        Draws of any other posterior, or of this one if a number of `draws` is given, are run; `key` draws their
-        observation errors. Members that fail are left out and counted in the attribute `failed`; where both sides of an axis
-        fail, the band is too narrow by what is along it.
+        of the covariance, 2 n + 1 runs: the slopes between them take the place of tangents. Error parameters are those of the centre.
+        Draws of any other posterior, or of this one if a number of `draws` is given, are run; `key` draws their errors, for each
+        draw with its own error parameters where these are free. Members that fail are left out and counted in the attribute
+        `failed`; where both sides of an axis fail, the band is too narrow by what is along it.
+
+        Raises ValueError for a problem with other parameters or priors, and for outputs that the model does not have.
         """
+        target = self.problem if problem is None else propagation.elsewhere(
+            self.problem, problem, jnp.concatenate([self.centre[None], self.z[:8]]))
+        target = propagation.with_outputs(target, outputs)
         if self.gaussian and draws is None:
-            propagated = self._by_tangents() if self.problem.has_tangent else self._by_runs()
-            bands = self._linear_bands(np.asarray(quantiles), *propagated)
+            bands = propagation.linear_bands(target, self.centre, self.covariance, quantiles)
         else:
-            bands = self._sampled_bands(jax.random.key(key) if isinstance(key, int) else key, quantiles, draws)
-        out = xr.Dataset(coords={"quantile": list(quantiles)})
-        for name, (parameters, total, failed) in bands.items():
-            dims = ("quantile", "site", f"{name}_obs")
-            attrs = {"units": self.problem.observations[name].units, "failed": failed}
-            out[name], out[f"{name}_total"] = (dims, parameters, attrs), (dims, total, attrs)
-        return out
-
-    def _linear_bands(self, quantiles, centre, variance, failed):
-        steps = ndtri(quantiles)[:, None, None]
-        bands = {}
-        for name, stream in self.problem.observations.items():
-            mean, spread = np.asarray(centre[name]), np.asarray(variance[name])
-            total = np.sqrt(spread + np.asarray(stream.standard_deviation) ** 2)
-            bands[name] = mean + steps * np.sqrt(spread), mean + steps * total, failed.get(name, 0)
-        return bands
-
-    def _by_tangents(self):
-        """Predictions at the centre by stream, their variance, and no runs that failed."""
-        return *_propagate(self.problem, self.centre, jnp.asarray(_root(self.covariance)).T), {}
-
-    def _by_runs(self):
-        """The same from runs on either side of the centre."""
-        axes = _root(self.covariance).T
-        axes = axes[np.any(axes != 0, axis=1)]
-        members = np.asarray(self.centre) + np.concatenate([np.zeros((1, self.centre.size)), axes, -axes])
-        centre, variance, failed = {}, {}, {}
-        for name, values in self.problem.ensemble(jnp.asarray(members)).items():
-            good = _finished(self.problem.observations[name], values)
-            if not good[0]:
-                raise ValueError(complain(f"a run at the centre of the posterior that gives finite {name}", "one that fails",
-                                          "predictive(draws=200), by runs elsewhere"))
-            # One side stands for both where the other one failed.
-            above, below = np.split(np.where(good[1:, None, None], values[1:] - values[0], np.nan), 2)
-            above, below = np.where(np.isnan(above), -below, above), np.where(np.isnan(below), -above, below)
-            lost = ~good[1 : len(axes) + 1] & ~good[len(axes) + 1 :]
-            centre[name], variance[name] = values[0], np.sum((0.5 * (above - below)[~lost]) ** 2, axis=0)
-            failed[name] = int((~good).sum())
-        return centre, variance, failed
-
-    def _sampled_bands(self, key, quantiles, draws):
-        bands = {}
-        keys = jax.random.split(key, len(self.problem.observations))
-        for (name, members), subkey in zip(self.problem.ensemble(self.z[:draws]).items(), keys, strict=True):
-            stream = self.problem.observations[name]
-            good = _finished(stream, members)
-            if not good.any():
-                raise ValueError(complain(
-                    f"a draw whose run gives finite {name}", f"{len(good)} runs that all fail", "landcal_jax.testing.check(problem)"))
-            noise = np.asarray(jax.random.normal(subkey, members.shape)) * np.asarray(stream.standard_deviation)
-            both = (np.quantile(values[good], quantiles, axis=0) for values in (members, members + noise))
-            bands[name] = *both, int((~good).sum())
-        return bands
+            bands = propagation.sampled_bands(target, self.z[:draws], jax.random.key(key) if isinstance(key, int) else key, quantiles)
+        return propagation.to_dataset(target, bands, quantiles, tuple(outputs))
 
     def excess_cost(self, draws: int | None = None) -> float:
         """Median rise of J from the centre to the draws, over n/2, what it is for a Gaussian: near 1 is right.
@@ -129,44 +101,115 @@ class Posterior(eqx.Module):
         rise = costs(self.problem, np.asarray(self.z[:draws])) - float(self.problem.cost(self.centre))
         return float(np.median(np.where(np.isfinite(rise), rise, np.inf)) / (0.5 * self.z.shape[1]))
 
+    def importance(self, draws: int | None = None) -> Importance:
+        """Whether draws of a Gaussian stand for the posterior: Pareto-smoothed weights exp(-J) / Gaussian density, and k-hat.
+
+        `draws`: how many are run, all of them without it. `Importance.sentence` says what was found and what to do. Runs count
+        once a draw. Raises ValueError where the draws are not of a Gaussian, or its covariance is singular; see `importance_of`.
+        """
+        if not self.gaussian:
+            raise ValueError(complain("draws of a Gaussian, whose density is known", self.method, "laplace(problem, result).importance()"))
+        z = self.z[:draws]
+        squared = squared_distances(self.covariance, z - self.centre)
+        return importance_of(0.5 * squared - costs(self.problem, np.asarray(z)))
+
+    def reweighted(self, found: Importance | None = None, *, key: Array | int = 0) -> "Posterior":
+        """The draws resampled in proportion to their importance weights, `found` by `importance()`; a sample, no Gaussian.
+
+        As many draws as have weights, some of them several times: `details` has `effective` and `distinct`, the numbers of independent
+        and of different draws. Raises ValueError where k-hat says that weights do not help.
+        """
+        found = self.importance() if found is None else found
+        if not found.passed:
+            raise ValueError(complain(
+                f"a k-hat below {found.limit:.2f}", f"{found.k_hat:.2f}", "nuts(problem, result, posterior=posterior)"))
+        return from_draws(self.problem, self.z[: len(found.weights)], method=f"{self.method}, reweighted", weights=found.weights,
+                          centre=self.centre, key=key, details={"k_hat": found.k_hat})
+
     def to_xarray(self) -> xr.Dataset:
         """Draws as a Dataset: one variable a parameter, (draw, *dims), with units."""
+        variables = self._variables()
+        return xr.Dataset({name: (("draw", *dims), values, attrs) for name, (dims, values, attrs) in variables.items()},
+                          coords=self._coords(variables), attrs={"posterior_method": self.method})
+
+    def to_inference_data(self) -> xr.DataTree:
+        """Everything in the schema of ArviZ, for its tables and figures: a DataTree.
+
+        Groups: `posterior`, the parameters that are free, (chain, draw, *dims) with units; `sample_stats`, what `details` has for each
+        draw (`log_density` is `lp`, `steps` is `n_steps`); `constant_data`, parameters that are fixed; `observed_data`, each
+        stream (site, <stream>_obs), NaN where nothing was observed.
+        """
+        number = len(self.z) // self.chains
+        coords = {"chain": np.arange(self.chains), "draw": np.arange(number)}
+
+        def chained(values):
+            return np.asarray(values).reshape(self.chains, number, *np.shape(values)[1:])
+
+        variables = self._variables()
+        free = {name: variables[name] for name in self.problem.space.names}
+        fixed = {name: found for name, found in variables.items() if name not in free}
+        about = {"inference_library": "landcal_jax", "posterior_method": self.method, "note": str(self.details.get("note", ""))}
+        posterior = {name: (("chain", "draw", *dims), chained(values), attrs) for name, (dims, values, attrs) in free.items()}
+        constant = {name: (dims, values[0], attrs) for name, (dims, values, attrs) in fixed.items()}
+        statistics = {STATISTICS.get(name, name): (("chain", "draw"), chained(values)) for name, values in self.details.items()
+                      if np.shape(values) == (len(self.z),)}
+        observed = {name: (("site", f"{name}_obs"), np.where(stream.mask, stream.values, np.nan), {"units": stream.units})
+                    for name, stream in self.problem.observations.items()}
+        groups = {
+            "posterior": xr.Dataset(posterior, coords | self._coords(free), about), "sample_stats": xr.Dataset(statistics, coords),
+            "constant_data": xr.Dataset(constant, self._coords(fixed)),
+            "observed_data": xr.Dataset(observed, {"site": list(self.problem.observations.sites)})}
+        return xr.DataTree.from_dict({name: group for name, group in groups.items() if group.data_vars})
+
+    def _variables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]:
         parameters = self.problem.space.parameters
-        data = {
-            name: (("draw", *parameters[name].dims), np.asarray(values),
-                   {"units": parameters[name].units, "long_name": parameters[name].description or name})
-            for name, values in self.theta().items()}
-        coords = {dim: list(labels) for dim, labels in self.problem.space.coords.items()}
-        return xr.Dataset(data, coords=coords, attrs={"posterior_method": self.method})
+        return {name: (parameters[name].dims, np.asarray(values),
+                       {"units": parameters[name].units, "long_name": parameters[name].description or name})
+                for name, values in self.theta().items()}
+
+    def _coords(self, variables: Mapping[str, tuple]) -> dict[str, list[str]]:
+        """Labels of the dims of these variables."""
+        dims = {dim for of_one, _, _ in variables.values() for dim in of_one}
+        return {dim: list(labels) for dim, labels in self.problem.space.coords.items() if dim in dims}
 
 
-def laplace(
-    problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", draws: int = 1000, key: Array | int = 0
+def from_draws(
+    problem: Problem, z: ArrayLike, *, method: str, weights: ArrayLike | None = None, chains: int = 1, centre: ArrayLike | None = None,
+    key: Array | int = 0, details: Mapping[str, Any] | None = None,
 ) -> Posterior:
-    """Gaussian approximation of the posterior at the MAP: N(z_map, A^-1), A the curvature of J in z.
+    """A posterior of draws z (draw, n) that were made anywhere, such as by a sampler of your own or a history match.
 
-    `curvature`: "gauss-newton", I + G'G, always positive definite (B' = (H'R^-1 H + B^-1)^-1 of the textbooks), or
-    "hessian", the full second derivative, which also sees how G changes. `result`: a Result, or z itself (n,).
+    `method`: what made them, in words. `weights` (draw,), of any sum: the draws are resampled in proportion (systematically, with `key`),
+    so that all that is done with them later need not know of weights; `details` then has `effective`, the number of independent
+    draws that they are worth, `distinct`, that of different draws, and a `note`. `chains`: see `Posterior`. `centre` (n,):
+    the MAP where it is known; the mean of the draws without it. The covariance is that of the draws about their mean. `details`: more
+    to keep, by name; arrays with one value a draw are resampled too.
 
-    Raises ValueError for another curvature, or where the full Hessian is not positive definite: there z is not a minimum;
-    TypeError for a model without tangent-linear.
+    Raises ValueError for fewer than two draws, another shape, values that are not finite, or weights of chains.
     """
-    if not problem.has_tangent:
-        raise TypeError(complain("a model with a tangent-linear for laplace", problem.forward.description,
-                                 "from_ensemble(problem, solve(problem, IterativeFourDEnVar(), z0=result, key=0)), by runs alone"))
-    z = result.z if isinstance(result, Result) else jnp.asarray(result)
-    matrices = {"gauss-newton": _gauss_newton, "hessian": _hessian}
-    if curvature not in matrices:
-        raise ValueError(complain('curvature "gauss-newton" or "hessian"', repr(curvature), "one of the two"))
-    values, vectors = np.linalg.eigh(np.asarray(matrices[curvature](problem, z)))
-    if not np.isfinite(values).all() or values[0] <= 0:
+    z, n = np.asarray(z, float), problem.space.size
+    if z.ndim != 2 or z.shape[1] != n or len(z) < 2 or len(z) % chains or not np.isfinite(z).all():
         raise ValueError(complain(
-            "a positive definite Hessian at the MAP", f"smallest eigenvalue {values[0]:.3g}",
-            'solve on to a minimum (smaller tolerance, other starts), or curvature="gauss-newton"'))
-    root = vectors / np.sqrt(values)
-    key = jax.random.key(key) if isinstance(key, int) else key
-    noise = jax.random.normal(key, (draws, z.size), dtype=z.dtype)
-    return Posterior(problem, z + noise @ root.T, z, jnp.asarray(root @ root.T), f"Laplace ({curvature})", gaussian=True)
+            f"two or more draws z (draw, {n}) in whitened space, finite, as many in each of {chains} chains",
+            f"shape {z.shape}, {(~np.isfinite(z)).sum()} values that are not finite",
+            "problem.space.whiten(theta) makes z of physical values"))
+    details = dict(details or {})
+    mean, spread = z.mean(axis=0), np.cov(z, rowvar=False, ddof=1)
+    if weights is not None:
+        weights = np.asarray(weights, float)
+        if weights.shape != (len(z),) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.sum() > 0 or chains != 1:
+            raise ValueError(complain(f"one weight of zero or more for each of {len(z)} draws of one chain, some above zero",
+                                      f"shape {weights.shape}, {chains} chains", "leave `weights` out where all draws count alike"))
+        weights = weights / weights.sum()
+        mean, spread = weights @ z, np.cov(z, rowvar=False, aweights=weights)
+        places = resampled(weights, len(z), key)
+        number, distinct = 1.0 / np.sum(weights**2), len(np.unique(places))
+        said = f"{len(z)} draws resampled by their weights: {distinct} different ones, worth {number:.0f} independent ones"
+        details = {name: np.asarray(values)[places] if np.shape(values) == (len(z),) else values for name, values in details.items()}
+        details |= {"effective": number, "distinct": distinct, "note": "; ".join(filter(None, (details.get("note"), said)))}
+        z = z[places]
+    centre = jnp.asarray(mean if centre is None else centre)
+    return Posterior(problem, jnp.asarray(z), centre, jnp.asarray(spread.reshape(n, n)), method, chains=chains, details=details)
 
 
 def from_ensemble(problem: Problem, result: Result, *, draws: int = 1000, key: Array | int = 0) -> Posterior:
@@ -174,7 +217,8 @@ def from_ensemble(problem: Problem, result: Result, *, draws: int = 1000, key: A
 
     Where the method ends with an ensemble, its members are the draws; the centre is the analysis, the covariance that of the method
     or of the members. Where it ends with a Gaussian (iterated 4DEnVar, the unscented inversion), that is drawn from: `draws` of
-    second order exactly, with `key`; methods that have members have no use for either.
+    second order exactly, with `key`; methods that have members have no use for either. An ensemble that does not span the space
+    leaves directions without any spread: `method` says so, `details` has the `rank` of the covariance and a `note`.
     Raises ValueError where the theory of the method gives no posterior ensemble, or fewer than two members have a z.
     """
     details = result.details
@@ -187,50 +231,28 @@ def from_ensemble(problem: Problem, result: Result, *, draws: int = 1000, key: A
     if details.get("posterior_gaussian", False):
         covariance = np.asarray(details["posterior_covariance"])
         noise = draw_members(problem, jax.random.key(key) if isinstance(key, int) else key, draws)
-        z = result.z + noise @ jnp.asarray(_root(covariance)).T
-        return Posterior(problem, z, result.z, jnp.asarray(covariance), f"Gaussian ({details['method']})", gaussian=True)
+        z = result.z + noise @ jnp.asarray(root_of(covariance)).T
+        words, about = _span(covariance)
+        method = f"Gaussian ({details['method']}{words})"
+        return Posterior(problem, z, result.z, jnp.asarray(covariance), method, gaussian=True, details=about)
     members, outside = np.asarray(details["posterior_z"]), int(details.get("posterior_outside", 0))
     if len(members) < 2:
         raise ValueError(complain("two or more posterior members inside the bounds", f"{len(members)}, {outside} outside",
                                   'FourDEnVar(space="z"), which cannot leave them'))
     covariance = (members - result.z).T @ (members - result.z) / (len(members) - 1)
     if "posterior_covariance" in details and str(details.get("posterior_space", "z")) == "z":
-        covariance = details["posterior_covariance"]
+        covariance = np.asarray(details["posterior_covariance"])
     left_out = f", {outside} of {len(members) + outside} members outside the bounds left out" if outside else ""
-    return Posterior(problem, jnp.asarray(members), result.z, jnp.asarray(covariance), f"ensemble ({details['method']}{left_out})")
+    words, about = _span(covariance)
+    method = f"ensemble ({details['method']}{left_out}{words})"
+    return Posterior(problem, jnp.asarray(members), result.z, jnp.asarray(covariance), method, details=about)
 
 
-def _root(covariance: Array) -> np.ndarray:
-    """root root' = covariance (n, n), by principal axes; an ensemble that does not span the space leaves it singular."""
-    values, vectors = np.linalg.eigh(np.asarray(covariance))
-    # What rounding leaves of directions without variance may be negative.
-    return vectors * np.sqrt(np.where(values > len(values) * np.finfo(float).eps * values[-1], values, 0.0))
-
-
-def _finished(stream: Stream, members: np.ndarray) -> np.ndarray:
-    """Which members (member, site, n_obs) of a stream ran to their end."""
-    finite = np.isfinite(members)
-    # A place that no member fills and nobody observed, such as a window without steps, is no failure.
-    return (finite | ~(finite.any(axis=0) | np.asarray(stream.mask))).all(axis=(1, 2))
-
-
-@eqx.filter_jit
-def _propagate(problem: Problem, z: Array, directions: Array):
-    """Predictions at z by stream, and the sum of squares of their derivatives along each row of `directions`."""
-    def along(direction):
-        return jax.jvp(problem.predict, (z,), (direction,))[1]
-
-    # A batch at a time, and only the sum is kept: hundreds of parameters times a long record need not fit in memory.
-    squares = jax.lax.map(lambda row: jax.tree.map(jnp.square, along(row)), directions, batch_size=min(64, len(directions)))
-    return problem.predict(z), jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), squares)
-
-
-@eqx.filter_jit
-def _gauss_newton(problem: Problem, z: Array) -> Array:
-    jacobian = problem.jacobian(z)[1]
-    return jacobian.T @ jacobian
-
-
-@eqx.filter_jit
-def _hessian(problem: Problem, z: Array) -> Array:
-    return jax.hessian(problem.cost)(z)
+def _span(covariance: np.ndarray) -> tuple[str, dict[str, Any]]:
+    """What to say of a covariance (n, n) that is singular, for `method` and `details`; nothing where it is not."""
+    rank, n = rank_of(covariance), len(covariance)
+    if rank == n:
+        return "", {"rank": rank}
+    note = (f"the ensemble spans {rank} of {n} directions of the parameters; along the others the posterior has no spread at all, which is "
+            "no knowledge: take more members than parameters, or laplace() at the minimum")
+    return f", spread along {rank} of {n} directions", {"rank": rank, "note": note}

@@ -5,10 +5,11 @@
 J is available term by term, whitened residual by residual, with exact tangent-linear and adjoint products. The
 minimum of J over z is the MAP in z. Where priors are Gaussian and unbounded that is the MAP in x; where they are
 bounded it is not, because densities change under the transform: it is then the mode in the whitened space.
+Where errors in R are parameters too (`with_error_parameters`), J has 1/2 log det R as one more term.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -20,11 +21,13 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from landcal_jax import devices as several
+from landcal_jax import error_parameters
+from landcal_jax.error_parameters import ErrorParameters
 from landcal_jax.errors import complain
 from landcal_jax.forward import AbstractForward
 from landcal_jax.model import Theta
 from landcal_jax.observations import Observations
-from landcal_jax.parameters import ParameterSpace
+from landcal_jax.parameters import Parameter, ParameterSpace
 
 
 class Linearisation(NamedTuple):
@@ -51,6 +54,8 @@ class Problem(eqx.Module):
     difference_step: float | None = eqx.field(static=True, default=None)
     mesh: Mesh | None = eqx.field(static=True, default=None)
     """The devices among which members are divided, see `spread`; None is one device."""
+    errors: ErrorParameters | None = None
+    """Which parameters are errors of the streams, see `with_error_parameters`; None if R is given."""
 
     def __check_init__(self):
         if self.mesh is not None and self.forward.mesh is not None:
@@ -64,13 +69,17 @@ class Problem(eqx.Module):
         """Modelled observations by stream, each (site, n_obs), at the control vector z (n,)."""
         return _run(self, z) if self.difference_step is None else _differenced(z, self)
 
+    def observations_at(self, theta: Theta) -> Observations:
+        """The observations with the errors that theta has for them: `observations` themselves where R is given."""
+        return self.observations if self.errors is None else self.errors.observations(self.observations, theta)
+
     def residuals(self, z: Array) -> dict[str, Array]:
         """Whitened residuals by term: `prior` is z itself, then one array a stream; zero where nothing was observed."""
-        return {"prior": z} | self.observations.residuals(self.predict(z))
+        return {"prior": z} | self.observations_at(self.theta(z)).residuals(self.predict(z))
 
     def terms(self, z: Array) -> dict[str, Array]:
-        """J term by term: half the sum of squares of each of `residuals`."""
-        return {name: 0.5 * jnp.sum(part**2) for name, part in self.residuals(z).items()}
+        """J term by term: half the sum of squares of each of `residuals`, and `log_determinant` where errors are parameters."""
+        return _terms(self.space, self.observations, self.errors, z, self.predict(z))
 
     def cost(self, z: Array) -> Array:
         """J(z), the sum of its terms."""
@@ -78,11 +87,15 @@ class Problem(eqx.Module):
 
     def log_density(self, z: Array) -> Array:
         """Log of the posterior density of z up to the evidence: prior and likelihood with their constants."""
+        # Those of the observations as they are: what log det R differs by at z is a term of J.
         constants = sum(stream.log_normalisation for _, stream in self.observations.items())
         return constants - 0.5 * self.space.size * jnp.log(2 * jnp.pi) - self.cost(z)
 
     def residual_vector(self, z: Array) -> Array:
-        """All whitened residuals as one vector (m,), the prior's first."""
+        """All whitened residuals as one vector (m,), the prior's first. TypeError where errors are parameters: J is no such sum."""
+        if self.errors is not None:
+            raise TypeError(complain("a J that is a sum of squares", f"free errors of {', '.join(self.errors.streams)}: log det R is in it",
+                                     'LBFGS() and laplace(curvature="hessian"), a sampler, or estimate_errors, which alternates'))
         return ravel_pytree(tuple(self.residuals(z).values()))[0]
 
     def linearise(self, z: Array) -> Linearisation:
@@ -107,12 +120,40 @@ class Problem(eqx.Module):
         """
         if not self.forward.traceable:
             operators = {name: stream.operator for name, stream in self.observations.items()}
-            return self.forward.many(_physical(self.space, jnp.asarray(Z)), operators)
+            return self.forward.many(self._of_model(_physical(self.space, jnp.asarray(Z))), operators)
         return _in_batches(_predict_many, self, Z, batch_size)
 
     def with_observations(self, observations: Observations) -> "Problem":
         """The same problem with other observations, such as the held-out ones."""
+        if self.errors is not None:
+            observations = self.errors.prepared(observations, self.observations)
         return dataclasses.replace(self, observations=observations)
+
+    def with_error_parameters(
+        self, parts: Mapping[str, Sequence[str]] | Sequence[str], *, priors: Mapping[str, Parameter] | None = None, by_site: bool = False
+    ) -> "Problem":
+        """The same problem with errors of its streams among the parameters, to be estimated or sampled together with theta.
+
+        `parts`: stream -> parts of its `ModelError`, of "constant", "proportional", "days" (its memory) and "seasonal"; a list of
+        streams frees the constant. The parameters are called `<stream>_model_error` [units of the stream], `<stream>_proportional_error`
+        [1], `<stream>_error_days` [d], `<stream>_error_cosine` and `_sine` [1]. Their priors are log-normal about the present values
+        by a factor of e, normal with 0.5 for the season; `priors` replaces them by name. A memory that is not there starts at three
+        days, a share at 0.1. One number serves all sites, or `by_site` one for each.
+
+        J gets the term `log_determinant`, 1/2 log det R relative to its present value, and is no sum of squares any more: take
+        `LBFGS`, a sampler, or `laplace(curvature="hessian")`.
+        Raises KeyError for unknown streams; ValueError for unknown parts, and for a constant error that starts at zero.
+        """
+        space, observations, errors = error_parameters.free(self.space, self.observations, parts, priors, by_site)
+        if self.errors is not None:
+            errors = ErrorParameters(self.errors.entries + errors.entries)
+        return dataclasses.replace(self, space=space, observations=observations, errors=errors)
+
+    def _of_model(self, theta: Theta) -> Theta:
+        """What the forward map knows of theta."""
+        if self.errors is None:
+            return theta
+        return {name: value for name, value in theta.items() if name not in self.errors.names}
 
     def with_forward(self, forward: AbstractForward) -> "Problem":
         """The same problem with another forward map, such as an emulator."""
@@ -192,7 +233,7 @@ class Problem(eqx.Module):
 
 def _run(problem: Problem, z: Array) -> dict[str, Array]:
     operators = {name: stream.operator for name, stream in problem.observations.items()}
-    return problem.forward(problem.space.physical(z), operators)
+    return problem.forward(problem._of_model(problem.space.physical(z)), operators)
 
 
 @eqx.filter_custom_jvp
@@ -232,16 +273,22 @@ def _divided(function, problem: Problem, Z: Array):
 def costs(problem: Problem, Z: Array, *, batch_size: int = 256) -> np.ndarray:
     """J of many members, Z (member, n) -> (member,); NaN where one fails."""
     if not problem.forward.traceable:
-        return np.asarray(_costs_of(problem.observations, jnp.asarray(Z), problem.ensemble(Z)))
+        return np.asarray(_costs_of(problem.space, problem.observations, problem.errors, jnp.asarray(Z), problem.ensemble(Z)))
     return _in_batches(_cost_many, problem, Z, batch_size)
 
 
 @eqx.filter_jit
-def _costs_of(observations: Observations, Z: Array, predicted: dict[str, Array]) -> Array:
-    def cost(z, modelled):
-        return 0.5 * (z @ z + sum(jnp.sum(part**2) for part in observations.residuals(modelled).values()))
+def _costs_of(space: ParameterSpace, observations: Observations, errors: ErrorParameters | None, Z: Array, predicted: dict[str, Array]):
+    return jax.vmap(lambda z, modelled: sum(_terms(space, observations, errors, z, modelled).values()))(Z, predicted)
 
-    return jax.vmap(cost)(Z, predicted)
+
+def _terms(space, observations, errors, z, modelled) -> dict[str, Array]:
+    """J by term at z, whose run gave `modelled`."""
+    now = observations if errors is None else errors.observations(observations, space.physical(z))
+    terms = {name: 0.5 * jnp.sum(part**2) for name, part in ({"prior": z} | now.residuals(modelled)).items()}
+    if errors is not None:
+        terms["log_determinant"] = error_parameters.log_determinant(now, observations, errors.streams)
+    return terms
 
 
 def _in_batches(function, problem: Problem, Z: Array, batch_size: int):

@@ -123,19 +123,30 @@ def twin(problem: Problem, truth_z: ArrayLike | None = None, *, key: Array | int
 
 def draw_errors(stream: Stream, key: Array) -> Array:
     """One draw of the observation errors of `stream` from its R, (site, n_obs); zero where nothing was observed."""
-    white = jax.random.normal(key, stream.values.shape, stream.values.dtype)
-    if stream.chain is None:
-        return jnp.where(stream.mask, stream.standard_deviation * white, 0.0)
-    rho, remainder = stream.chain.decay(stream.correlation.days)
+    def drawn(key):
+        return jax.random.normal(key, stream.values.shape, stream.values.dtype)
+
+    if stream.model_error.days is None:
+        whole = drawn(key)
+        if stream.correlation is not None:
+            whole = _remembering(whole, stream.chain.decay(stream.correlation.days), stream.mask)
+        return jnp.where(stream.mask, stream.standard_deviation * whole, 0.0)
+    of_model, of_instrument = jax.random.split(key)
+    modelled = _remembering(drawn(of_model), stream.chain.decay(stream.model_error.days[:, None]), stream.mask)
+    return jnp.where(stream.mask, stream.sigma * drawn(of_instrument) + stream.model_error_deviation * modelled, 0.0)
+
+
+def _remembering(white: Array, decay: tuple[Array, Array], mask: Array) -> Array:
+    """A Markov process of variance one along the observed values, from independent draws (site, n_obs)."""
+    rho, remainder = decay
 
     def forwards(previous, now):
         rho, remainder, white, observed = now
         error = jnp.where(observed, rho * previous + jnp.sqrt(remainder) * white, previous)
         return error, error
 
-    in_time = (rho.T, remainder.T, white.T, stream.mask.T)
-    _, errors = jax.lax.scan(forwards, jnp.zeros(len(white), white.dtype), in_time)
-    return jnp.where(stream.mask, stream.standard_deviation * errors.T, 0.0)
+    _, errors = jax.lax.scan(forwards, jnp.zeros(len(white), white.dtype), (rho.T, remainder.T, white.T, mask.T))
+    return errors.T
 
 
 @dataclasses.dataclass(frozen=True)

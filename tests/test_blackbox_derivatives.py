@@ -9,7 +9,7 @@ from test_blackbox import WHITE, Z, black, close, in_jax, in_numpy
 
 from landcal_jax import checkpoint
 from landcal_jax.gradient import LBFGS, GaussNewton, LevenbergMarquardt
-from landcal_jax.posterior import laplace
+from landcal_jax.laplace import laplace
 from landcal_jax.solving import solve
 from landcal_jax.testing import adjoint_dot_test
 

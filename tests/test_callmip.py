@@ -19,9 +19,9 @@ from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.io.callmip.output import FILL, record_days
 from landcal_jax.io.callmip.validator import validate
+from landcal_jax.laplace import laplace
 from landcal_jax.models import Dalec2
 from landcal_jax.observations import ExponentialCorrelation
-from landcal_jax.posterior import laplace
 from landcal_jax.sites import Sites
 from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, weather
@@ -295,7 +295,7 @@ def test_files_of_dk_sor_open_decoded(dk_sor):
         ours = -1000 * 86400 * ds["nep"].values.ravel()
         theirs = np.asarray(calibration.experiment.problem.predict(calibration.result.z)["nee"][0])
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
-        assert f"{float(nee.model_error[0]) * PER_SECOND:.3g} kgC m-2 s-1 at DK-Sor" in ds["nep_post_unc"].attrs["comment"]
+        assert f"{float(nee.model_error.constant[0]) * PER_SECOND:.3g} kgC m-2 s-1 at DK-Sor" in ds["nep_post_unc"].attrs["comment"]
         water = ds["mrso"].values.ravel()
         assert 0 < water.min() and water.max() < 2e4
 

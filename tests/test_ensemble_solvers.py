@@ -11,10 +11,11 @@ from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI, UnscentedKalmanInversi
 from landcal_jax.ensemble_space import weights
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.members import FailedRuns
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import from_ensemble, laplace
+from landcal_jax.posterior import from_ensemble
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import SolveError, Status
 from landcal_jax.solving import solve

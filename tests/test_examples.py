@@ -62,7 +62,18 @@ def test_own_reader_on_the_command_line(tmp_path):
     assert "reader of the user" in said and "Half-hourly series at one site" in said
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
+def test_which_data_finds_what_the_fluxes_do_not_see(tmp_path):
+    said = run(str(EXAMPLES / "which_data.py"), cwd=tmp_path)
+    drawn = {file.name: file.read_bytes()[:4] for file in (tmp_path / "which_data").iterdir()}
+    assert drawn == {f"{name}.png": b"\x89PNG" for name in ("spectrum", "streams", "constrained", "ranking", "expected")}
+    unseen = re.search(r"Not seen by any stream .*: (.*)\. Their", said).group(1)
+    assert "wood_0" in unseen and "temperature_exponent" not in unseen
+    assert "1. another year of nee (365 values)" in said and re.search(r"\d\. wood inventory \(1 value\): \d", said)
+    left = re.search(r"fall most for wood_0 \(to (\d+)% of today's\)", said).group(1)
+    assert int(left) < 20
+
+
+@pytest.mark.parametrize("name", ["which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))

@@ -174,16 +174,16 @@ def test_the_model_error_makes_chi_square_one(observed, observed_calibration):
     stream = estimated.problem.observations["nee"]
     predicted = observed.problem.predict(observed_calibration.result.z)
     assert float(stream.chi_square(predicted["nee"])) == pytest.approx(1.0, abs=1e-6)
-    assert float(stream.model_error[0]) == float(estimated.held_out["nee"].model_error[0])
+    assert float(stream.model_error.constant[0]) == float(estimated.held_out["nee"].model_error.constant[0])
 
 
 def test_the_estimate_finds_the_noise_that_was_not_declared(observed_calibration):
     final = observed_calibration.experiment
     stream = final.problem.observations["nee"]
-    assert float(stream.model_error[0]) == pytest.approx(EXTRA, rel=0.15)
+    assert float(stream.model_error.constant[0]) == pytest.approx(EXTRA, rel=0.15)
     predicted = final.problem.predict(observed_calibration.result.z)["nee"]
     assert float(stream.chi_square(predicted)) == pytest.approx(1.0, abs=0.02)
-    assert float(final.held_out["nee"].model_error[0]) == float(stream.model_error[0])
+    assert float(final.held_out["nee"].model_error.constant[0]) == float(stream.model_error.constant[0])
 
 
 def test_the_history_goes_on_over_the_rounds(observed_calibration):
@@ -195,7 +195,7 @@ def test_the_history_goes_on_over_the_rounds(observed_calibration):
 
 def test_a_twin_keeps_the_errors_it_was_made_with(twin, calibration):
     assert calibration.experiment is twin
-    assert float(calibration.experiment.problem.observations["nee"].model_error[0]) == 0.0
+    assert float(calibration.experiment.problem.observations["nee"].model_error.constant[0]) == 0.0
 
 
 # ----------------------------------------------------------------------------------------------------- observed records
@@ -271,7 +271,7 @@ def test_constraints_are_one_more_term_of_j(twin):
 def test_the_error_of_constraints_is_not_estimated(twin, calibration):
     with_them = twin_experiment(0, years=2, held_out_years=1, model=Dalec2(), constraints=True)
     estimated = with_estimated_model_error(with_them, calibration.result).problem.observations
-    assert float(estimated["edc"].model_error[0]) == 0.0
+    assert float(estimated["edc"].model_error.constant[0]) == 0.0
     assert set(estimated) == {"nee", "edc"}
 
 
@@ -321,7 +321,7 @@ def closed_form(experiment):
 
 def test_the_posterior_of_an_ensemble_is_that_of_the_estimated_error(line):
     done = calibrate(line, ETKI(size=20), seed=1, progress=False)
-    error = float(np.asarray(done.experiment.problem.observations["y"].model_error).max())
+    error = float(np.asarray(done.experiment.problem.observations["y"].model_error.constant).max())
     assert error == pytest.approx(np.sqrt(0.2**2 - 0.1**2), rel=0.2)
     mean, covariance = closed_form(done.experiment)
     np.testing.assert_allclose(done.posterior.covariance, covariance, rtol=1e-7, atol=1e-12)

@@ -50,7 +50,7 @@ def cost(stream, modelled):
 def dense(stream, modelled, site, days):
     """Sum of squares and log det R of one site from the whole covariance matrix."""
     mask = np.asarray(stream.mask)[site]
-    sd = np.sqrt(np.asarray(stream.sigma)[site, mask] ** 2 + float(stream.model_error[site]) ** 2)
+    sd = np.sqrt(np.asarray(stream.sigma)[site, mask] ** 2 + float(stream.model_error.constant[site]) ** 2)
     lag = np.abs(np.subtract.outer(*[TIME[mask].astype(float)] * 2))
     factor = np.linalg.cholesky(np.outer(sd, sd) * np.exp(-lag / days))
     whitened = np.linalg.solve(factor, (np.asarray(stream.values) - np.asarray(modelled))[site, mask])
@@ -273,7 +273,7 @@ def test_streams_keep_their_order_and_can_be_replaced(two_sites):
     rebuilt = jax.tree.unflatten(jax.tree.structure(observations), jax.tree.leaves(observations))
     assert list(rebuilt) == ["nee", "latent_heat"] and len(rebuilt) == 2
     changed = observations.with_streams({"nee": observations["nee"].with_model_error(2.0)})
-    assert changed["nee"].model_error.tolist() == [2.0, 2.0] and changed.names == observations.names
+    assert changed["nee"].model_error.constant.tolist() == [2.0, 2.0] and changed.names == observations.names
 
 
 def test_the_printed_tree_says_what_enters_the_cost(two_sites):

@@ -15,9 +15,10 @@ from landcal_jax import output, report
 from landcal_jax.experiment import Calibration, Experiment, calibrate
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import Posterior, laplace
+from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
 from landcal_jax.solving import solve
 

@@ -1,5 +1,6 @@
 """The posterior against closed forms: covariance, draws, bands of what would be observed, and runs that fail."""
 
+import arviz_stats
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +11,12 @@ from test_problem import linear_problem
 
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import Posterior, laplace
-from landcal_jax.problem import Problem
+from landcal_jax.posterior import Posterior, from_draws
+from landcal_jax.problem import Problem, costs
 from landcal_jax.solving import solve
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -43,18 +45,11 @@ def in_x(oracle, covariance):
 # --------------------------------------------------------------------------------------------------------- the Gaussian case
 
 
-@pytest.mark.parametrize("curvature", ["gauss-newton", "hessian"])
-def test_covariance_is_the_closed_form(oracle, problem, result, curvature):
-    posterior = laplace(problem, result, curvature=curvature, draws=10)
-    np.testing.assert_allclose(in_x(oracle, posterior.covariance), oracle.posterior_covariance(), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(problem.theta(posterior.centre)["x"], oracle.posterior_mean(), atol=1e-9)
-    assert curvature in posterior.method
-
-
 def test_draws_are_of_that_gaussian(oracle, problem, result):
     posterior = laplace(problem, result, draws=20000, key=4)
     x = posterior.matrix()
-    assert x.shape == (20000, 5)
+    assert x.shape == (20000, 5) and posterior.gaussian and posterior.method == "Laplace (gauss-newton)"
+    assert posterior.details["jvp"] == 5 and posterior.details["gradient"] == 0
     np.testing.assert_allclose(x, posterior.theta()["x"])
     mean, covariance = oracle.posterior_mean(), np.asarray(oracle.posterior_covariance())
     sd = np.sqrt(np.diag(covariance))
@@ -117,19 +112,6 @@ def test_model_error_belongs_to_the_band_of_what_is_observed():
 # ------------------------------------------------------------------------------------------------------------- not Gaussian
 
 
-def test_the_hessian_sees_what_gauss_newton_leaves_out():
-    problem = toy(lambda theta: [theta["a"] ** 2], [1.5], sigma=0.5, a=Parameter.normal(0.0, 1.0))
-    # J = z^2 / 2 + 2 (1.5 - z^2)^2: dJ = z + 8 z (z^2 - 1.5), d2J = 1 + 24 z^2 - 12, Gauss-Newton 1 + 16 z^2.
-    z = jnp.array([np.sqrt(1.5 - 1 / 8)])
-    for curvature, expected in (("hessian", 24 * 1.375 - 11), ("gauss-newton", 1 + 16 * 1.375)):
-        np.testing.assert_allclose(laplace(problem, z, curvature=curvature).covariance, [[1 / expected]], rtol=1e-10)
-    with pytest.raises(ValueError, match="(?s)positive definite.*eigenvalue -11.*gauss-newton"):
-        laplace(problem, jnp.zeros(1), curvature="hessian")
-    np.testing.assert_allclose(laplace(problem, jnp.zeros(1)).covariance, [[1.0]])
-    with pytest.raises(ValueError, match="(?s)gauss-newton.*'fisher'"):
-        laplace(problem, z, curvature="fisher")
-
-
 def test_draws_stay_inside_the_bounds():
     problem = toy(lambda theta: [theta["a"], theta["b"]], [0.999, 40.0], sigma=[0.5, 100.0],
                   a=Parameter.uniform(0.0, 1.0), b=Parameter.log_uniform(1e-3, 50.0))
@@ -166,6 +148,96 @@ def test_a_window_without_steps_is_no_failure(draws):
     np.testing.assert_array_equal(np.isnan(bands["y"]), np.broadcast_to([False, True, False], (3, 1, 3)))
 
 
+# --------------------------------------------------------------------------------------------------------- how good it is
+
+
+def moments(problem):
+    """Mean and standard deviation of a posterior of one parameter, by quadrature."""
+    at = np.linspace(-6, 6, 4001)[:, None]
+    density = np.exp(-costs(problem, at))
+    mean = (density @ at / density.sum())[0]
+    return mean, np.sqrt(density @ (at[:, 0] - mean) ** 2 / density.sum())
+
+
+def test_weights_of_an_exact_gaussian_are_all_alike(oracle, problem, result):
+    found = laplace(problem, result, draws=200).importance(150)
+    assert found.passed and found.k_hat == -np.inf and found.failed == 0 and len(found.weights) == 150
+    np.testing.assert_allclose([found.effective, found.limit], [150, 1 - 1 / np.log10(150)])
+    assert "can be used as they are" in found.sentence
+
+
+def test_weights_mend_a_gaussian_that_is_nearly_right():
+    problem = toy(lambda theta: [theta["a"] + 0.2 * theta["a"] ** 2], [1.0], sigma=0.5, a=Parameter.normal(0.0, 1.0))
+    posterior = laplace(problem, solve(problem, GaussNewton(), progress=False), draws=20000)
+    found = posterior.importance()
+    assert found.passed and found.limit == 0.7 and 0.5 * 20000 < found.effective < 20000
+    np.testing.assert_allclose(found.weights.sum(), 1.0)
+    better, (mean, sd) = posterior.reweighted(found, key=2), moments(problem)
+    assert not better.gaussian and better.method == "Laplace (gauss-newton), reweighted" and len(better.z) == 20000
+    assert abs(posterior.z.mean() - mean) > 0.05 and abs(better.z.mean() - mean) < 4 * sd / np.sqrt(found.effective)
+    assert abs(better.z.std() - sd) < 4 * sd / np.sqrt(2 * found.effective)
+    assert better.details["distinct"] == len(np.unique(better.z)) < 20000 and better.details["k_hat"] == found.k_hat
+    np.testing.assert_allclose(better.covariance, sd**2, rtol=0.05)
+    np.testing.assert_array_equal(better.z, posterior.reweighted(key=2).z)
+
+
+def test_a_gaussian_that_misses_the_tails_is_found_out():
+    # Nothing is learnt of a far below the threshold, where the Gaussian has no draws: k = 1 - 1 / curvature.
+    problem = toy(lambda theta: [jnp.tanh(3 * theta["a"])], [0.2], sigma=0.5, a=Parameter.normal(0.0, 1.0))
+    posterior = laplace(problem, solve(problem, GaussNewton(), progress=False), draws=4000)
+    found = posterior.importance()
+    assert not found.passed and found.k_hat > 0.7 and "above 0.70" in found.sentence and "nuts(" in found.sentence
+    with pytest.raises(ValueError, match="(?s)k-hat below 0.70.*nuts"):
+        posterior.reweighted(found)
+    with pytest.raises(ValueError, match="(?s)draws of a Gaussian.*a sample.*laplace"):
+        from_draws(problem, posterior.z, method="a sample").importance()
+    with pytest.raises(ValueError, match="(?s)25 draws or more.*10 of 10"):
+        posterior.importance(10)
+
+
+def test_runs_that_fail_have_no_weight():
+    problem = toy(lambda theta: [jnp.sqrt(theta["a"])], [1.0], sigma=1.0, a=Parameter.normal(1.0, 0.7))
+    posterior = laplace(problem, jnp.zeros(1), draws=2000)
+    below = np.asarray(posterior.theta()["a"] < 0)
+    found = posterior.importance()
+    assert found.failed == below.sum() > 20 and not found.weights[below].any()
+    assert f"{found.failed} runs failed" in found.sentence and (posterior.reweighted(found).theta()["a"] > 0).all()
+
+
+# ------------------------------------------------------------------------------------------------- draws of anything
+
+
+def test_draws_with_weights_become_draws_without(problem):
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((4000, 5))
+    weights = np.exp(z[:, 0])  # of N(0, 1) they make N(1, 1)
+    posterior = from_draws(problem, z, method="a history match", weights=weights, details={"log_density": z[:, 0], "note": "wave 3"})
+    assert abs(posterior.z[:, 0].mean() - 1) < 0.1 and abs(posterior.z[:, 1].mean()) < 0.1 and posterior.z.shape == z.shape
+    share = weights / weights.sum()
+    np.testing.assert_allclose(posterior.centre, share @ z)
+    np.testing.assert_allclose(posterior.covariance, np.cov(z.T, aweights=weights))
+    np.testing.assert_array_equal(posterior.details["log_density"], posterior.z[:, 0])
+    np.testing.assert_allclose(posterior.details["effective"], 1 / np.sum(share**2))
+    assert posterior.details["note"].startswith("wave 3; 4000 draws resampled by their weights") and not posterior.gaussian
+    # Systematic: each as often as its weight says, rounded up or down.
+    times = np.array([(np.asarray(posterior.z)[:, 0] == value).sum() for value in z[:, 0]])
+    assert (np.abs(times - 4000 * share) < 1).all()
+    plain = from_draws(problem, z, method="chains", chains=4, centre=np.ones(5))
+    assert plain.chains == 4 and plain.details == {} and (plain.centre == 1).all()
+    np.testing.assert_array_equal(plain.z, z)
+    np.testing.assert_allclose(plain.covariance, np.cov(z.T))
+
+
+def test_draws_of_another_kind_are_refused(problem):
+    z = np.zeros((10, 5))
+    for draws, options in ((z[:, :4], {}), (z[:1], {}), (z * np.nan, {}), (z, {"chains": 3})):
+        with pytest.raises(ValueError, match=r"(?s)draws z \(draw, 5\).*whiten"):
+            from_draws(problem, draws, method="mine", **options)
+    for options in ({"weights": np.ones(9)}, {"weights": -np.ones(10)}, {"weights": np.zeros(10)}, {"weights": np.ones(10), "chains": 2}):
+        with pytest.raises(ValueError, match="(?s)one weight of zero or more for each of 10 draws"):
+            from_draws(problem, z, method="mine", **options)
+
+
 def test_a_dataset_of_draws_has_dims_units_and_names():
     space = ParameterSpace(
         {"lma": Parameter.uniform([10.0, 20.0], [90.0, 200.0], dims="pft", units="gC m-2", description="leaf mass"),
@@ -182,3 +254,13 @@ def test_a_dataset_of_draws_has_dims_units_and_names():
     assert "Laplace (gauss-newton)" in draws.attrs["posterior_method"]
     np.testing.assert_allclose(posterior.matrix(), np.column_stack([draws["lma"], draws["k"]]))
     assert problem.space.labels == ("lma[DBF]", "lma[ENF]", "k")
+    tree = from_draws(problem, np.asarray(posterior.z), method="by hand", chains=4, details={
+        "log_density": np.arange(40.0), "diverging": np.zeros(40, bool), "seconds_run": 3.0, "note": "as told"}).to_inference_data()
+    assert tree["posterior"]["lma"].dims == ("chain", "draw", "pft") and tree["posterior"]["lma"].shape == (4, 10, 2)
+    assert tree["posterior"]["lma"].attrs["units"] == "gC m-2" and list(tree["posterior"]["pft"].values) == ["DBF", "ENF"]
+    np.testing.assert_array_equal(tree["posterior"]["lma"].values.reshape(40, 2), draws["lma"])
+    assert "fixed" not in tree["posterior"] and tree["constant_data"]["fixed"] == 3.5
+    assert list(tree["sample_stats"].data_vars) == ["lp", "diverging"] and tree["sample_stats"]["lp"][3, 9] == 39
+    assert tree["observed_data"]["y"].dims == ("site", "y_obs") and tree["posterior"].attrs["note"] == "as told"
+    table = arviz_stats.summary(tree, var_names=["lma", "k"])
+    assert list(table.index) == ["lma[DBF]", "lma[ENF]", "k"] and "r_hat" in table

@@ -14,10 +14,11 @@ from landcal_jax.ensemble import FourDEnVar
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import ETKI, UnscentedKalmanInversion
 from landcal_jax.gradient import LBFGS, GaussNewton
+from landcal_jax.laplace import laplace
 from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import from_ensemble, laplace
+from landcal_jax.posterior import from_ensemble
 from landcal_jax.problem import Problem
 from landcal_jax.solving import solve
 
@@ -82,6 +83,11 @@ def test_an_ensemble_that_spans_less_than_the_space_leaves_the_rest_without_spre
     posterior = from_ensemble(problem, result)
     np.testing.assert_allclose(np.cov(posterior.z, rowvar=False), posterior.covariance, atol=1e-12)
     assert np.linalg.matrix_rank(posterior.z - posterior.centre, tol=1e-6) == np.linalg.matrix_rank(posterior.covariance, tol=1e-12) == 3
+    assert "spread along 3 of 5 directions" in posterior.method and posterior.details["rank"] == 3
+    assert "spans 3 of 5 directions" in posterior.details["note"]
+    with pytest.raises(ValueError, match="(?s)all 5 directions.*some along 3"):
+        posterior.importance()
+    assert "spread along" not in from_ensemble(problem, answer(problem, IterativeFourDEnVar(size=12))).method
     bands = posterior.predictive()
     J = problem.jacobian(posterior.centre)[1][5:]
     width = np.sqrt(np.einsum("ij,jk,ik->i", J, posterior.covariance, J))

@@ -12,10 +12,10 @@ import pytest
 
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.laplace import laplace
 from landcal_jax.members import FailedRuns, Ran
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import laplace
 from landcal_jax.problem import Problem
 from landcal_jax.search import CMAES, EDGE, GeneticAlgorithm
 from landcal_jax.solvers import SolveError, Status

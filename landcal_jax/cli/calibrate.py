@@ -316,7 +316,7 @@ def _model_names(callmip: str) -> dict[str, str]:
 def _model_errors(observations) -> str:
     """The model error of each stream that has times, in its unit."""
     streams = [(name, stream) for name, stream in observations.items() if stream.time is not None]
-    return ", ".join(f"{name} {float(stream.model_error[0]):.3g} {stream.units}" for name, stream in streams)
+    return ", ".join(f"{name} [{stream.units}] {stream.model_error}" for name, stream in streams)
 
 
 def _solver(name: Solver | None, starts: int, members: int | None, problem):

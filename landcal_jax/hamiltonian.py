@@ -1,0 +1,128 @@
+"""Trajectories of Hamiltonian Monte Carlo on the posterior of a problem, of many chains in one compiled run.
+
+A chain moves in coordinates u in which the posterior is nearly N(0, I); `Coordinates` has the map u -> z, and the density of u is that
+of z times a constant. `trajectories` moves an ensemble of chains by orbits of given lengths (Duane et al. 1987, Physics Letters B
+195, 216), which is what adaptation learns from; `no_u_turn` moves chains by the No-U-Turn sampler (Hoffman & Gelman 2014, JMLR 15,
+1593; multinomial, Betancourt 2017), whose trees are those of numpyro.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax import devices as several
+from landcal_jax.problem import Problem
+
+MAX_ENERGY_ERROR = 1000.0
+"""A trajectory whose energy is wrong by more than this has diverged, as in Stan and numpyro."""
+
+
+class Coordinates(eqx.Module):
+    """z = centre + root u, `centre` (n,), `root` (n, n)."""
+
+    centre: Array
+    root: Array
+
+    def z(self, u: Array) -> Array:
+        """Where u (..., n) lies in whitened space."""
+        return self.centre + u @ self.root.T
+
+    def u(self, z: Array) -> Array:
+        """The inverse of `z`."""
+        return (z - self.centre) @ jnp.linalg.inv(self.root).T
+
+
+class Draws(NamedTuple):
+    """What `no_u_turn` gives, (draw, chain) each, `u` (draw, chain, n): J there, leapfrog steps, acceptance, whether it diverged."""
+
+    u: Array
+    cost: Array
+    steps: Array
+    acceptance: Array
+    diverging: Array
+
+
+def _rows(function, problem: Problem, *arrays: Array):
+    """`function` of one chain, for all of them: on the devices among which the problem is spread."""
+    many = jax.vmap(function)
+    return many(*arrays) if problem.mesh is None else several.divided(many, problem.mesh)(*arrays)
+
+
+@eqx.filter_jit
+def trajectories(problem: Problem, coordinates: Coordinates, z: Array, step: Array, lengths: Array, key: Array) -> tuple[Array, Array]:
+    """Move chains z (chain, n) along one orbit after another, `lengths` (orbit,) leapfrog steps each.
+
+    Returns z after each orbit (chain, orbit, n), and the acceptance probabilities (chain, orbit). All chains make as many steps, so
+    that none waits; each has a step size of its own within a fifth of `step`.
+    """
+    def energy_and_slope(u):
+        value, slope = jax.value_and_grad(lambda u: problem.cost(coordinates.z(u)))(u)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf), slope
+
+    def orbit(carry, inputs):
+        u, energy, slope = carry
+        length, seed = inputs
+        of_momentum, of_choice, of_step = jax.random.split(jax.random.wrap_key_data(seed), 3)
+        momentum = jax.random.normal(of_momentum, u.shape, u.dtype)
+        size = step * jax.random.uniform(of_step, (), u.dtype, 0.8, 1.2)
+
+        def leap(_, state):
+            u, momentum, _, slope = state
+            momentum = momentum - 0.5 * size * slope
+            u = u + size * momentum
+            energy, slope = energy_and_slope(u)
+            return u, momentum - 0.5 * size * slope, energy, slope
+
+        there = jax.lax.fori_loop(0, length, leap, (u, momentum, energy, slope))
+        excess = there[2] + 0.5 * there[1] @ there[1] - energy - 0.5 * momentum @ momentum
+        acceptance = jnp.where(jnp.isnan(excess), 0.0, jnp.exp(-jnp.maximum(excess, 0.0)))
+        taken = jax.random.uniform(of_choice, (), u.dtype) < acceptance
+        carry = tuple(jnp.where(taken, new, old) for new, old in zip((there[0], *there[2:]), carry, strict=True))
+        return carry, (carry[0], acceptance)
+
+    def chain(u, seeds):
+        energy, slope = energy_and_slope(u)
+        return jax.lax.scan(orbit, (u, energy, slope), (lengths, seeds))[1]
+
+    number = len(z) * len(lengths)
+    seeds = jax.random.key_data(jax.random.split(key, number)).reshape(len(z), len(lengths), -1)
+    u, acceptance = _rows(chain, problem, coordinates.u(z), seeds)
+    return coordinates.z(u), acceptance
+
+
+@eqx.filter_jit
+def no_u_turn(problem: Problem, coordinates: Coordinates, u: Array, step: Array, key: Array, draws: int, depth: int) -> Draws:
+    """`draws` draws of each chain from where it is, u (chain, n), with `step` and trees of at most 2^`depth` - 1 leapfrog steps."""
+    from numpyro.infer.hmc_util import IntegratorState, build_tree, euclidean_kinetic_energy, velocity_verlet
+
+    n = u.shape[1]
+    mass = jnp.ones(n, u.dtype)
+
+    def potential(u):
+        value = problem.cost(coordinates.z(u))
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+    begin, advance = velocity_verlet(potential, euclidean_kinetic_energy)
+
+    def draw(state, seed):
+        of_momentum, of_tree = jax.random.split(jax.random.wrap_key_data(seed))
+        state = state._replace(r=jax.random.normal(of_momentum, (n,), u.dtype))
+        tree = build_tree(advance, euclidean_kinetic_energy, state, mass, step, of_tree, MAX_ENERGY_ERROR, depth)
+        state = IntegratorState(tree.z_proposal, state.r, tree.z_proposal_pe, tree.z_proposal_grad)
+        acceptance = tree.sum_accept_probs / tree.num_proposals
+        return state, Draws(tree.z_proposal, tree.z_proposal_pe, tree.num_proposals, acceptance, tree.diverging)
+
+    def chain(u, seeds):
+        return jax.lax.scan(draw, begin(u, jnp.zeros(n, u.dtype)), seeds)[1]
+
+    seeds = jax.random.key_data(jax.random.split(key, len(u) * draws)).reshape(len(u), draws, -1)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), _rows(chain, problem, u, seeds))
+
+
+def depth_of(steps: np.ndarray) -> np.ndarray:
+    """Depth of the trees with so many leapfrog steps: an incomplete last doubling counts."""
+    return np.ceil(np.log2(np.asarray(steps) + 1)).astype(int)

@@ -1,0 +1,291 @@
+"""The No-U-Turn sampler on the posterior of a problem: started and preconditioned from Laplace, warmed up until estimates settle.
+
+    posterior = nuts(problem, result)
+    print(diagnose(posterior))
+
+Warm-up is by an ensemble of many chains (`ENSEMBLE`), because sixteen of them in one compiled run cost four times as much as one: they
+start from over-dispersed draws of the Laplace approximation, move by Hamiltonian trajectories, and their pooled covariance and
+acceptance give the coordinates and the step size. It ends when the chains of the ensemble agree. Chains of the sampler then go on
+from members of the ensemble, in fixed coordinates, with the step size settled on a few of their own draws.
+"""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax import checkpoint as checkpoints
+from landcal_jax import progress as progress_line
+from landcal_jax.errors import complain
+from landcal_jax.hamiltonian import Coordinates, depth_of, no_u_turn, trajectories
+from landcal_jax.laplace import laplace
+from landcal_jax.posterior import Posterior
+from landcal_jax.problem import Problem, costs
+from landcal_jax.solvers import Result
+from landcal_jax.solving import Clock
+
+ENSEMBLE = 32
+"""Chains of the warm-up."""
+ORBITS = 10
+"""Orbits of each in one round; every second place is kept."""
+LONGEST = 32
+"""Leapfrog steps of an orbit of the warm-up at most."""
+DISPERSION = 1.5
+"""Standard deviation of the starts over that of the Laplace approximation."""
+AGREED = 1.1
+"""R-hat of the ensemble below which warm-up ends: the chains of it then are worth some 5 draws each."""
+MOST_ROUNDS = 128
+LEAST_ROUNDS = 6
+MOST_PULLS = 25
+CHUNK = 25
+"""Draws between two looks at the clock; the step size settles over `SETTLING` shorter chunks."""
+SETTLING = 8
+SETTLING_DRAWS = 8
+
+
+def nuts(
+    problem: Problem,
+    result: Result | Array,
+    *,
+    chains: int = 4,
+    draws: int = 1000,
+    warmup: int | None = None,
+    key: Array | int = 0,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 10,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 5.0,
+    posterior: Posterior | None = None,
+) -> Posterior:
+    """Draws from the posterior by the No-U-Turn sampler (numpyro's trees): `chains` chains of `draws` draws each.
+
+    `result`: a minimum of J, a Result or z (n,). `posterior`: a Gaussian to start from, `laplace(problem, result)` without it (by the
+    full Hessian where errors are parameters). `warmup`: rounds of the ensemble before (ten orbits each); until it
+    agrees without it. `target_accept`: mean acceptance that the step size aims at; nearer to 1 is slower and safer. A problem that is
+    spread over devices has its chains divided among them. `checkpoint`: a file that keeps everything, written at most every
+    `checkpoint_seconds`; a call that finds it goes on from it and ends with the same bits.
+
+    Returns a `Posterior` whose details are, by draw, `log_density`, `steps` (leapfrog), `tree_depth`, `acceptance`, `diverging`; and
+    `forward` and `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`,
+    `seconds_compile`, `seconds_warmup`, `seconds_run` and a `note`. `diagnose` says whether they can be trusted.
+
+    Raises TypeError for a model without a gradient that JAX compiles; ValueError where J is not finite at `result`, or for a
+    checkpoint of another run.
+    """
+    problem.require_gradient("nuts")
+    if not problem.forward.traceable:
+        raise TypeError(complain("a model that JAX compiles for nuts", problem.forward.description,
+                                 "smc(problem) or adaptive_metropolis, by runs alone, or an emulator: problem.with_forward(emulator)"))
+    if chains < 1 or draws < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1):
+        raise ValueError(complain("at least one chain, one draw and one round of warm-up, and a target_accept between 0 and 1",
+                                  f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
+    if posterior is None:
+        posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    centre, covariance = np.asarray(posterior.centre), np.asarray(posterior.covariance)
+    belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
+        problem, ("nuts", chains, draws, warmup, target_accept, max_tree_depth), centre, covariance, key)
+    run = _Run(problem, (chains, draws, warmup, target_accept, max_tree_depth), key, checkpoint, belongs_to, checkpoint_seconds)
+    with progress_line.display(progress and problem.speaks) as show:
+        try:
+            run.begin(centre, covariance)
+            while not run.finished:
+                run.advance()
+                show(run.done, None, run.shown())
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    run.save()
+    return run.posterior()
+
+
+class _Run:
+    """One run on its way: rounds of warm-up, then chunks in which the step size settles, then chunks of draws.
+
+    All that it is made of lies in `state`, arrays by name, and every random number follows from `done`, which counts rounds and chunks: a
+    run that goes on from a file ends with the same bits.
+    """
+
+    def __init__(self, problem, options, key, file, belongs_to, every):
+        self.problem, self.key, self.belongs_to, self.every = problem, key, belongs_to, every
+        self.chains, self.draws, self.rounds, self.target, self.depth = options
+        self.file, self.clock = None if file is None else Path(file), Clock()
+        self.state, self.spent, self.saved_at, self.saved = {}, {}, 0.0, None
+
+    def begin(self, centre: np.ndarray, covariance: np.ndarray) -> None:
+        """Starts of the ensemble, or what the file has."""
+        n, members = centre.size, max(ENSEMBLE, self.chains)
+        self.state = {
+            "z": np.zeros((members, n)), "centre": centre, "root": np.linalg.cholesky(covariance), "step": 0.5 * n**-0.25,
+            "forward": 0, "gradient": 0, "gradient_warmup": 0, "seconds_warmup": 0.0, "done": 0, "rounds": 0, "settled": 0, "warm": False,
+            "rhat": np.inf, "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
+            "cost": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
+            "diverging": np.zeros((0, self.chains), bool)}
+        found = None if self.file is None else checkpoints.load(self.file, self.belongs_to, shared=self.problem.shared)
+        if found is not None:
+            self.state = dict(zip(sorted(self.state), found.leaves, strict=True))
+            self.spent, self.saved = found.seconds, int(self.state["done"])
+            return
+        self.state["z"], self.state["forward"] = starts(
+            self.problem, centre, self.state["root"], members, jax.random.fold_in(self.key, 0))
+
+    @property
+    def finished(self) -> bool:
+        return len(self.state["cost"]) >= self.draws
+
+    def advance(self) -> None:
+        """One round or chunk."""
+        self.state["done"] = int(self.state["done"]) + 1
+        key = jax.random.fold_in(self.key, self.state["done"])
+        if not self.state["warm"]:
+            self._explore(key)
+        else:
+            self._sample(key)
+        if self.file is not None and self.clock.seconds()["run"] - self.saved_at > self.every:
+            self.save()
+
+    def _explore(self, key: Array) -> None:
+        """One round of the ensemble; what it has learned where it is time to; its end where the members agree."""
+        state, rounds = self.state, int(self.state["rounds"]) + 1
+        longest = int(np.clip(math.ceil(math.pi / float(state["step"])), 1, LONGEST))
+        lengths = np.random.default_rng(rounds).integers(1, longest + 1, ORBITS)
+        visited, acceptance = trajectories(
+            self.problem, self._coordinates(), jnp.asarray(state["z"]), jnp.asarray(state["step"]), jnp.asarray(lengths), key)
+        visited, acceptance = np.asarray(visited), float(np.mean(acceptance))
+        trail = np.concatenate([state["trail"], visited[:, 1::2]], axis=1)
+        # The way from the starts is no part of the posterior: the older half is forgotten.
+        trail = trail[:, -((rounds + 1) // 2) * (ORBITS // 2):] if rounds % 2 == 0 else trail
+        state |= {"z": visited[:, -1], "rounds": rounds, "trail": trail, "mean_acceptance": acceptance,
+                  "step": float(state["step"]) * math.exp(acceptance - self.target),
+                  "gradient": int(state["gradient"]) + len(visited) * (int(lengths.sum()) + 1)}
+        if _is_look(rounds) or rounds == self.rounds:
+            fitted = pooled(trail.reshape(-1, trail.shape[2]), self._coordinates())
+            agreement = rhat(np.asarray(fitted.u(jnp.asarray(trail))))
+            state |= {"rhat": float(np.max(agreement)), "centre": np.asarray(fitted.centre), "root": np.asarray(fitted.root)}
+        enough = rounds >= MOST_ROUNDS if self.rounds is None else rounds >= self.rounds
+        if enough or (self.rounds is None and rounds >= LEAST_ROUNDS and _is_look(rounds) and state["rhat"] < AGREED):
+            chosen = jax.random.choice(jax.random.fold_in(key, 1), len(visited), (self.chains,), replace=False)
+            state |= {"warm": True, "z": np.asarray(self._coordinates().u(state["z"][np.asarray(chosen)]))}
+
+    def _sample(self, key: Array) -> None:
+        """One chunk of draws of the chains; while the step size settles they only move."""
+        state, settling = self.state, int(self.state["settled"]) < SETTLING
+        size = SETTLING_DRAWS if settling else CHUNK
+        found = jax.tree.map(np.asarray, no_u_turn(
+            self.problem, self._coordinates(), jnp.asarray(state["z"]), jnp.asarray(state["step"]), key, size, self.depth))
+        state |= {"z": found.u[-1], "gradient": int(state["gradient"]) + int(found.steps.sum()), "mean_acceptance": found.acceptance.mean()}
+        if settling:
+            number = int(state["settled"]) + 1
+            gain = 2.0 / (1 + number)
+            state |= {"settled": number, "step": float(state["step"]) * math.exp(gain * (float(found.acceptance.mean()) - self.target)),
+                      "gradient_warmup": state["gradient"], "seconds_warmup": self.seconds()["run"]}
+            return
+        state |= {"u": np.concatenate([state["u"], found.u]), "cost": np.concatenate([state["cost"], found.cost]),
+                  "steps": np.concatenate([state["steps"], found.steps]),
+                  "acceptance": np.concatenate([state["acceptance"], found.acceptance]),
+                  "diverging": np.concatenate([state["diverging"], found.diverging])}
+
+    def _coordinates(self) -> Coordinates:
+        return Coordinates(jnp.asarray(self.state["centre"]), jnp.asarray(self.state["root"]))
+
+    def shown(self) -> dict[str, float]:
+        """What is shown on the way."""
+        state = self.state
+        warm_up = {"round of warm-up": state["rounds"], "R-hat": state["rhat"]}
+        where = {"draws of each chain": len(state["cost"])} if state["warm"] else warm_up
+        return where | {"acceptance": float(state["mean_acceptance"]), "step": float(state["step"])}
+
+    @property
+    def done(self) -> int:
+        """Rounds and chunks so far."""
+        return int(self.state["done"])
+
+    def seconds(self) -> dict[str, float]:
+        now = self.clock.seconds()
+        return {name: now[name] + self.spent.get(name, 0.0) for name in now}
+
+    def save(self) -> None:
+        if self.file is None or not self.state or self.saved == self.done or not self.problem.speaks:
+            return
+        state = [np.asarray(self.state[name]) for name in sorted(self.state)]
+        checkpoints.save(self.file, self.belongs_to, self.state["z"].shape, state, self.done, {}, self.seconds())
+        self.saved, self.saved_at = self.done, self.clock.seconds()["run"]
+
+    def posterior(self) -> Posterior:
+        problem, state, seconds = self.problem, self.state, self.seconds()
+        n = state["centre"].size
+
+        def by_chain(name):
+            return np.swapaxes(state[name][: self.draws], 0, 1).reshape(self.chains * self.draws, *state[name].shape[2:])
+
+        z, cost = np.asarray(self._coordinates().z(by_chain("u"))), by_chain("cost")
+        constants = float(sum(stream.log_normalisation for _, stream in problem.observations.items()))
+        details = {
+            "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "steps": by_chain("steps"),
+            "tree_depth": depth_of(by_chain("steps")), "acceptance": by_chain("acceptance"), "diverging": by_chain("diverging"),
+            "max_tree_depth": self.depth, "step": float(state["step"]), "rounds": int(state["rounds"]), "warmup_rhat": float(state["rhat"]),
+            "forward": int(state["forward"]), "gradient": int(state["gradient"]), "gradient_warmup": int(state["gradient_warmup"]),
+            "seconds_compile": seconds["compile"], "seconds_warmup": float(state["seconds_warmup"]),
+            "seconds_run": seconds["run"] - float(state["seconds_warmup"]),
+            "note": _note(int(state["rounds"]), float(state["rhat"]), self.rounds)}
+        return Posterior(problem, jnp.asarray(z), jnp.asarray(z[np.argmin(cost)]), jnp.asarray(np.cov(z.T).reshape(n, n)),
+                         f"NUTS ({self.chains} chains of {self.draws} draws)", chains=self.chains,
+                         details={name: np.asarray(value) for name, value in details.items()})
+
+
+def starts(problem: Problem, centre: np.ndarray, root: np.ndarray, members: int, key: Array) -> tuple[np.ndarray, int]:
+    """Over-dispersed draws (member, n) about `centre`, pulled towards it where J is out of all proportion; and the runs that took.
+
+    Each draw is of `DISPERSION` times the Gaussian with the covariance root root'. Along a curved ridge that leaves the posterior: a draw
+    whose J is further above that of the centre than such a Gaussian would have it is moved a fifth of the way to the centre,
+    until it is not. Raises ValueError where J is not finite at the centre.
+    """
+    n = centre.size
+    lowest = costs(problem, centre[None])[0]
+    if not np.isfinite(lowest):
+        raise ValueError(complain("a finite J where the sampler starts from", f"{lowest}", "the result of solve(problem, solver)"))
+    noise, scale, runs = np.asarray(jax.random.normal(key, (members, n))), np.full(members, DISPERSION), 1
+    for _ in range(MOST_PULLS):
+        z = centre + scale[:, None] * noise @ root.T
+        rise = costs(problem, z) - lowest
+        runs += members
+        wild = ~(rise < 0.5 * DISPERSION**2 * (n + 3 * math.sqrt(2 * n)))
+        if not wild.any():
+            return z, runs
+        scale[wild] *= 0.8
+    # What is left lies within a hundredth of a standard deviation of the centre.
+    return z, runs
+
+
+def pooled(z: np.ndarray, before: Coordinates) -> Coordinates:
+    """Coordinates by mean and covariance of z (place, n), drawn towards those `before` by as many places as there are parameters."""
+    u = np.asarray(before.u(jnp.asarray(z)))
+    n, weight = u.shape[1], len(u) / (len(u) + u.shape[1])
+    covariance = weight * np.cov(u.T).reshape(n, n) + (1 - weight) * np.eye(n)
+    centre = before.z(jnp.asarray(u.mean(axis=0)))
+    return Coordinates(centre, jnp.asarray(before.root) @ jnp.asarray(np.linalg.cholesky(covariance)))
+
+
+def rhat(values: np.ndarray) -> np.ndarray:
+    """R-hat of each column of `values` (chain, draw, n), by ranks of the halves of chains (Vehtari et al. 2021)."""
+    from arviz_stats.base import array_stats
+
+    return array_stats.rhat(values, chain_axis=0, draw_axis=1)
+
+
+def _is_look(rounds: int) -> bool:
+    """Rounds after which the coordinates are fitted anew: 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+    power = 2 ** int(math.log2(rounds))
+    return rounds > 1 and rounds in (power, power + power // 2)
+
+
+def _note(rounds: int, found: float, wanted: int | None) -> str:
+    """What a reader has to know of the warm-up."""
+    if wanted is None and found >= AGREED:
+        return (f"the chains of the warm-up did not agree after {rounds} rounds (R-hat {found:.2f}): look for several modes, with "
+                "smc(problem)")
+    return f"warm-up of {rounds} rounds, R-hat of its ensemble {found:.2f}"

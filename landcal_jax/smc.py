@@ -1,0 +1,401 @@
+"""Tempered sequential Monte Carlo: particles that go from the prior to the posterior, in as many modes as it has.
+
+Particles drawn from the prior of z follow the densities
+
+    p_t(z)  ~  exp(-z'z / 2 - t (J(z) - z'z / 2)),        t = 0 (prior) ... 1 (posterior).
+
+At each power t of the likelihood they are weighted, resampled, and moved by Markov steps that leave p_t as it is (Del Moral, Doucet and
+Jasra 2006, Journal of the Royal Statistical Society B 68, 411). Where two modes part, each keeps its share of the particles, which no
+chain that sits in one of them finds out. The product of the mean weights estimates the evidence of the model.
+
+What is chosen by the problem, and from which source:
+
+* The powers: the next t is where the effective sample size of the weights falls to `ess` of the particles (Jasra et al. 2011,
+  Scandinavian Journal of Statistics 38, 1). A density that is far from the prior takes more of them.
+* The moves, with a gradient: Hamiltonian Monte Carlo with the covariance of the particles as the inverse mass matrix and
+  trajectories of a quarter turn, pi/2, which take a Gaussian to an independent point (Neal 2011, Handbook of Markov Chain Monte
+  Carlo, chapter 5; Buchholz, Chopin and Jacob 2021, Bayesian Analysis 16, 745). Step sizes vary from particle to particle; their mean
+  goes to an acceptance of 0.7, which many particles measure almost without noise.
+* The moves, without: random-walk Metropolis with that covariance, scaled to an acceptance of 0.234 (Roberts and Rosenthal 2001,
+  Statistical Science 16, 351). All particles are run at once, as an external model wants it.
+* How many: particles are moved until none of the principal axes of their cloud remembers where it was when they were resampled: until its
+  largest correlation with that is below `correlation` (Buchholz et al. 2021, section 3.3), or no longer falls: separate modes
+  remember for ever.
+
+The kernel of a trajectory, the search for t and the resampling are those of blackjax; the loop is not. Its own runs the model twice more
+for each power, cannot see an external model, moves a number of times that is given, and keeps no checkpoint.
+"""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax import checkpoint as checkpoints
+from landcal_jax import devices as several
+from landcal_jax import progress as progress_line
+from landcal_jax.errors import complain
+from landcal_jax.members import FailedRuns, run_costs
+from landcal_jax.posterior import Posterior
+from landcal_jax.problem import Problem, costs
+from landcal_jax.solving import Clock
+
+BATCH = 64
+"""Particles in one compiled run: a larger batch of a land model is no faster a particle, and takes more memory."""
+ACCEPTANCE = {"hmc": 0.7, "random walk": 0.234}
+MOST_STEPS = 64
+"""Steps of one trajectory at most."""
+JITTER = (0.6, 1.2)
+"""Range of the step sizes of single particles over their common one: no orbit fits them all."""
+NO_LONGER = 0.9
+"""A correlation that is above this share of what it was half of the moves ago no longer falls."""
+
+
+class _State(eqx.Module):
+    """Particles on their way.
+
+    `z`, `start` (particle, n): now, and when they were resampled; `misfit` (particle,): J - z'z/2; `slope` (particle, n) its gradient,
+    (particle, 0) without; `power` t; `step`: step size or scale; `trail` (most moves,): the correlation after each move at this power;
+    `moves`, `runs`, `gradients`, `failed`: counts; `settled`: whether the particles have moved enough.
+    """
+
+    z: Array
+    start: Array
+    misfit: Array
+    slope: Array
+    power: Array
+    log_evidence: Array
+    step: Array
+    trail: Array
+    moves: Array
+    runs: Array
+    gradients: Array
+    failed: Array
+    settled: Array
+
+
+def smc(
+    problem: Problem,
+    *,
+    particles: int | None = None,
+    key: Array | int = 0,
+    ess: float = 0.5,
+    moves: Literal["hmc", "random walk"] | None = None,
+    correlation: float = 0.3,
+    most_moves: int | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 5.0,
+    failed: FailedRuns | None = None,
+) -> Posterior:
+    """Draws from the posterior by tempered sequential Monte Carlo: for several modes, for the evidence, and without gradients.
+
+    `particles`: how many, which is the number of draws; 16 for each parameter and at least 512 without it. `ess`: the effective
+    sample size that decides the next power, as a share of the particles; nearer to 1 is slower and safer. `moves`: "hmc" where JAX has
+    a gradient, else "random walk". `correlation`: the particles move until theirs with where they were is below it, at most
+    `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: how many draws of the prior
+    may fail; a point whose run fails has no likelihood. `checkpoint`: a file that keeps the particles, written at most every
+    `checkpoint_seconds`; a run that finds it goes on from it and ends with the same bits.
+
+    Returns a `Posterior` of equally weighted draws whose details are, beside `log_density` (draw,): `log_evidence`, the logarithm of
+    the density of the observations with the parameters integrated out, and `log_evidence_error`, its standard error if the moves
+    decorrelate; by power `power`, `ess`, `moves`, `acceptance`, `correlation`, `step`; `forward` and `gradient` (runs), `failed`
+    (runs that gave no J), `seconds_compile`, `seconds_warmup` (0: the way from the prior is the method), `seconds_run` and a `note`.
+
+    Raises ValueError for fewer than two particles a parameter or a checkpoint of another run, RuntimeError if too many draws of
+    the prior fail, TypeError for "hmc" without a gradient that JAX compiles.
+    """
+    particles, moves, most_moves = _choices(problem, particles, ess, moves, correlation, most_moves)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
+        problem, ("smc", particles, ess, moves, correlation, most_moves, failed), key)
+    run = _Run(problem, (particles, ess, moves, correlation, most_moves), key, checkpoint, belongs_to, checkpoint_seconds)
+    with progress_line.display(progress and problem.speaks) as show:
+        try:
+            run.begin(failed)
+            while not run.finished:
+                run.advance()
+                show(run.done, None, run.shown())
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    run.save()
+    return run.posterior()
+
+
+class _Run:
+    """One run on its way: the state, what happened at each power, and the file that keeps both."""
+
+    def __init__(self, problem, options, key, file, belongs_to, every):
+        self.problem, self.key, self.belongs_to, self.every = problem, key, belongs_to, every
+        self.particles, self.ess, self.kind, self.correlation, self.most_moves = options
+        self.file, self.clock, self.state = None if file is None else Path(file), Clock(), None
+        self.done, self.kept, self.spent, self.saved_at = 0, None, {}, 0.0
+        self.history = {name: [] for name in ("power", "ess", "moves", "acceptance", "correlation", "step")}
+
+    def begin(self, failed) -> None:
+        """Draw the particles from the prior, or take them from the file."""
+        n, number = self.problem.space.size, self.particles
+        saved = None if self.file is None else checkpoints.load(self.file, self.belongs_to, shared=self.problem.shared)
+        if saved is None:
+            self.state = self._first(failed)
+            return
+        shape = jax.ShapeDtypeStruct
+        vector, one, whole = shape((number, n), float), shape((), float), shape((), int)
+        slope = shape((number, n if self.kind == "hmc" else 0), float)
+        structure = _State(vector, vector, shape((number,), float), slope, one, one, one, shape((self.most_moves,), float),
+                           whole, whole, whole, whole, shape((), bool))
+        self.state = checkpoints.restore(structure, saved.leaves, self.file)
+        self.done, self.kept, self.spent = saved.done, saved.done, saved.seconds
+        self.history = {name: values.tolist() for name, values in saved.history.items()}
+
+    def _first(self, failed) -> _State:
+        of_prior, of_failed = jax.random.split(self.key)
+        Z, n = np.asarray(self.problem.space.sample(of_prior, self.particles)), self.problem.space.size
+        if self.kind == "hmc":
+            cost, slope = _by_batches(_cost_and_slope, self.problem, (Z,))
+            _require_finite(self.problem, Z, cost, failed)
+        else:
+            ran = run_costs(self.problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
+            cost, slope = ran.cost, np.zeros((len(Z), 0))
+        good = np.isfinite(cost) & np.isfinite(slope).all(axis=1)
+        at = np.arange(len(Z)) if good.all() else _resampled(of_failed, good / good.sum())
+        Z, misfit = Z[at], (cost - 0.5 * np.sum(Z**2, axis=1))[at]
+        counts = (jnp.asarray(number) for number in (len(Z), len(Z) if self.kind == "hmc" else 0, int((~good).sum())))
+        step = n**-0.25 if self.kind == "hmc" else 2.38 / math.sqrt(n)
+        # Draws that fail have no likelihood at any power: they are the first to be left behind.
+        return _State(*map(jnp.asarray, (Z, Z, misfit, slope[at], 0.0, math.log(good.mean()), step, np.full(self.most_moves, np.nan), 0)),
+                      *counts, jnp.asarray(True))
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.state.settled) and float(self.state.power) == 1.0
+
+    def advance(self) -> None:
+        """Go to the next power where the particles have settled; move them once."""
+        of_resampling, of_move = jax.random.split(jax.random.fold_in(self.key, self.done))
+        if bool(self.state.settled):
+            self.state, ess = _temper(self.state, of_resampling, self.ess)
+            for name, value in {"power": self.state.power, "ess": ess, "moves": 0, "acceptance": 0, "correlation": 1, "step": 0}.items():
+                self.history[name].append(float(value))
+        step = float(self.state.step)
+        move = _move_by_gradient if self.kind == "hmc" else _walk
+        self.state, acceptance = move(self.problem, self.state, of_move)
+        self._look(acceptance, step)
+        self.done += 1
+        if self.file is not None and self.clock.seconds()["run"] - self.saved_at > self.every:
+            self.save()
+
+    def _look(self, acceptance, step) -> None:
+        """Note the move, and whether it was the last one that is needed at this power."""
+        moves = int(self.state.moves)
+        found = _memory(self.state.start, self.state.z)
+        trail = self.state.trail.at[moves - 1].set(found)
+        # A walk forgets slowly; before it could have gone around its cloud nothing can be said of modes.
+        patience = 8 if self.kind == "hmc" else 4 * self.problem.space.size
+        stuck = moves >= patience and found > NO_LONGER * float(trail[moves // 2 - 1])
+        settled = found < self.correlation or stuck or moves >= self.most_moves
+        self.state = eqx.tree_at(lambda state: (state.trail, state.settled), self.state, (trail, jnp.asarray(settled)))
+        for name, value in {"moves": moves, "acceptance": acceptance, "correlation": found, "step": step}.items():
+            self.history[name][-1] = float(value)
+
+    def shown(self) -> dict[str, float]:
+        """What is shown of the particles."""
+        J = np.asarray(self.state.misfit) + 0.5 * np.sum(np.asarray(self.state.z) ** 2, axis=1)
+        return {"median": np.median(J), "lowest": J.min(), "likelihood to the power": float(self.state.power)}
+
+    def seconds(self) -> dict[str, float]:
+        now = self.clock.seconds()
+        return {name: now[name] + self.spent.get(name, 0.0) for name in now}
+
+    def save(self) -> None:
+        if self.file is not None and self.state is not None and self.kept != self.done and self.problem.speaks:
+            checkpoints.save(self.file, self.belongs_to, self.state.z.shape, self.state, self.done, self.history, self.seconds())
+            self.kept, self.saved_at = self.done, self.clock.seconds()["run"]
+
+    def posterior(self) -> Posterior:
+        problem, state = self.problem, self.state
+        z, history = state.z, {name: np.array(values) for name, values in self.history.items()}
+        J = state.misfit + 0.5 * jnp.sum(z**2, axis=1)
+        constants = float(sum(stream.log_normalisation for _, stream in problem.observations.items()))
+        seconds = self.seconds()
+        details = history | {
+            "log_density": np.asarray(constants - 0.5 * z.shape[1] * math.log(2 * math.pi) - J),
+            "log_evidence": np.asarray(constants + float(state.log_evidence)),
+            "log_evidence_error": np.sqrt(np.sum(1 / history["ess"] - 1 / len(z))),
+            "forward": np.asarray(state.runs), "gradient": np.asarray(state.gradients), "failed": np.asarray(state.failed),
+            "seconds_compile": np.asarray(seconds["compile"]), "seconds_warmup": np.asarray(0.0), "seconds_run": np.asarray(seconds["run"]),
+            "note": np.asarray(_note(history, self.correlation, len(z)))}
+        return Posterior(problem, z, z[jnp.argmin(J)], jnp.cov(z.T, ddof=1).reshape(2 * z.shape[1:]),
+                         f"tempered SMC ({self.kind}, {len(z)} particles, {len(history['power'])} powers)", details=details)
+
+
+def _choices(problem, particles, ess, moves, correlation, most_moves):
+    """The choices that were left to the problem, and complaints about those that were not."""
+    n, gradient = problem.space.size, problem.differentiable and problem.forward.traceable
+    particles = max(512, BATCH * math.ceil(16 * n / BATCH)) if particles is None else particles
+    moves = ("hmc" if gradient else "random walk") if moves is None else moves
+    if moves not in ACCEPTANCE:
+        raise ValueError(complain('moves "hmc" or "random walk"', repr(moves), "leave it out: the problem decides"))
+    if moves == "hmc" and not gradient:
+        raise TypeError(complain('a gradient that JAX compiles for moves="hmc"', problem.forward.description, 'moves="random walk"'))
+    if particles < max(2 * n, 16):
+        raise ValueError(complain(f"at least {max(2 * n, 16)} particles, two for each parameter", f"{particles}",
+                                  "leave it out for 16 a parameter: their covariance guides the moves"))
+    if not 0 < ess < 1 or not 0 < correlation < 1:
+        raise ValueError(complain("ess and correlation between 0 and 1", f"{ess:g} and {correlation:g}", "smc(problem) has the defaults"))
+    most_moves = (25 if moves == "hmc" else 20 * n) if most_moves is None else most_moves
+    if most_moves < 1:
+        raise ValueError(complain("at least one move at each power", f"{most_moves}", "leave it out"))
+    return particles, moves, most_moves
+
+
+def _note(history, correlation: float, particles: int) -> str:
+    """What a reader has to know of how it went."""
+    stuck = history["correlation"] >= correlation
+    notes = [f"{len(stuck)} powers from prior to posterior"]
+    if stuck[-1]:
+        notes.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too few "
+                     "moves; weights of modes then rest on resampling alone: compare another key, or more particles")
+    elif stuck.mean() > 0.2:
+        notes.append(f"at {stuck.sum()} powers on the way the particles were not decorrelated")
+    if history["acceptance"][-1] < 0.1:
+        notes.append(f"acceptance of the last moves {history['acceptance'][-1]:.2f}")
+    return "; ".join(notes)
+
+
+def _require_finite(problem, Z, cost, failed) -> None:
+    """The complaint of `run_costs`, with the region where runs fail, for costs that came with their gradients."""
+    if (~np.isfinite(cost)).mean() > (failed or FailedRuns()).limit:
+        run_costs(problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
+
+
+def _temper(state: _State, key: Array, target: float) -> tuple[_State, float]:
+    """The next power, with the particles resampled for it; and the effective sample size of the weights."""
+    delta, weights, increment, ess = _weights(state.misfit, state.power, target)
+    at = _resampled(key, weights)
+    power = jnp.where(state.power + delta >= 1.0, 1.0, state.power + delta)
+    z = state.z[at]
+    return _State(z, z, state.misfit[at], state.slope[at], power, state.log_evidence + increment, state.step,
+                  jnp.full_like(state.trail, jnp.nan), jnp.zeros_like(state.moves), state.runs, state.gradients, state.failed,
+                  jnp.asarray(False)), float(ess)
+
+
+@jax.jit
+def _weights(misfit, power, target):
+    from blackjax.smc import ess, solver  # here, because most users of the package never sample
+
+    delta = ess.ess_solver(lambda values: values, -misfit, target, 1.0 - power, solver.dichotomy)
+    logarithms = -delta * misfit
+    total = jax.scipy.special.logsumexp(logarithms)
+    return delta, jnp.exp(logarithms - total), total - jnp.log(len(misfit)), ess.ess(logarithms)
+
+
+@jax.jit
+def _resampled(key, weights):
+    from blackjax.smc.resampling import systematic
+
+    return systematic(key, weights, len(weights))
+
+
+@jax.jit
+def _memory(start: Array, z: Array) -> Array:
+    """The largest correlation, of either sign, between where particles were and are, along the principal axes of where they were."""
+    axes = jnp.linalg.eigh(jnp.cov(start.T).reshape(2 * start.shape[1:]))[1]
+    before, now = ((part - part.mean(axis=0)) @ axes for part in (start, z))
+    return jnp.max(jnp.abs(jnp.sum(before * now, axis=0)) / jnp.sqrt(jnp.sum(before**2, axis=0) * jnp.sum(now**2, axis=0)))
+
+
+def _covariance(z: Array) -> Array:
+    return jnp.cov(z.T).reshape(2 * z.shape[1:])
+
+
+def _move_by_gradient(problem: Problem, state: _State, key: Array) -> tuple[_State, float]:
+    """One trajectory of every particle, and the mean acceptance."""
+    steps = int(np.clip(math.ceil(0.5 * math.pi / (float(state.step) * sum(JITTER) / 2)), 1, MOST_STEPS))
+    keys = np.asarray(jax.random.key_data(jax.random.split(key, len(state.z))))
+    rows = (keys, *(np.asarray(part) for part in (state.z, state.misfit, state.slope)))
+    z, misfit, slope, acceptance = _by_batches(
+        _trajectories, problem, rows, state.power, state.step, jnp.asarray(steps), _covariance(state.z))
+    mean = float(acceptance.mean())
+    return eqx.tree_at(
+        lambda state: (state.z, state.misfit, state.slope, state.step, state.moves, state.gradients), state,
+        (jnp.asarray(z), jnp.asarray(misfit), jnp.asarray(slope), state.step * math.exp(mean - ACCEPTANCE["hmc"]), state.moves + 1,
+         state.gradients + steps * len(z))), mean
+
+
+def _walk(problem: Problem, state: _State, key: Array) -> tuple[_State, float]:
+    """One step of random-walk Metropolis of every particle, all of them in one batch of runs, and the mean acceptance."""
+    of_step, of_choice = jax.random.split(key)
+    root = jnp.linalg.cholesky(_covariance(state.z))
+    proposed = state.z + state.step * jax.random.normal(of_step, state.z.shape) @ root.T
+    found = costs(problem, np.asarray(proposed))
+    finite = np.isfinite(found)
+    misfit = jnp.where(finite, found, jnp.inf) - 0.5 * jnp.sum(proposed**2, axis=1)
+    rise = 0.5 * jnp.sum(proposed**2 - state.z**2, axis=1) + state.power * (misfit - state.misfit)
+    chance = jnp.exp(jnp.minimum(-rise, 0.0))
+    taken = jax.random.uniform(of_choice, chance.shape) < chance
+    mean = float(chance.mean())
+    return eqx.tree_at(
+        lambda state: (state.z, state.misfit, state.step, state.moves, state.runs, state.failed), state,
+        (jnp.where(taken[:, None], proposed, state.z), jnp.where(taken, misfit, state.misfit),
+         state.step * math.exp(2 * (mean - ACCEPTANCE["random walk"])), state.moves + 1,
+         state.runs + len(found), state.failed + int((~finite).sum()))), mean
+
+
+def _misfit(problem: Problem, z: Array) -> Array:
+    return problem.cost(z) - 0.5 * z @ z
+
+
+@eqx.filter_jit
+def _cost_and_slope(problem: Problem, rows: tuple):
+    def one(z):
+        cost, gradient = jax.value_and_grad(problem.cost)(z)
+        return cost, gradient - z
+
+    return _divided(jax.vmap(one), problem, rows)
+
+
+@eqx.filter_jit
+def _trajectories(problem: Problem, rows: tuple, power, step, steps, covariance):
+    from blackjax.mcmc import hmc
+
+    kernel = hmc.build_kernel()
+
+    def log_density(z):
+        return -0.5 * z @ z - power * _misfit(problem, z)
+
+    def one(key, z, misfit, slope):
+        of_step, of_move = jax.random.split(jax.random.wrap_key_data(key))
+        size = step * jax.random.uniform(of_step, minval=JITTER[0], maxval=JITTER[1])
+        # What is known at this point serves any power: nothing is run again.
+        here = hmc.HMCState(z, -0.5 * z @ z - power * misfit, -z - power * slope)
+        there, info = kernel(of_move, here, log_density, size, covariance, steps)
+        z = there.position
+        return z, (-there.logdensity - 0.5 * z @ z) / power, (-there.logdensity_grad - z) / power, info.acceptance_rate
+
+    return _divided(jax.vmap(one), problem, rows)
+
+
+def _divided(function, problem, rows):
+    return function(*rows) if problem.mesh is None else several.by_rows(function, problem.mesh)(*rows)
+
+
+def _by_batches(function, problem: Problem, rows: tuple, *shared):
+    """`function(problem, rows, *shared)` for arrays with many rows, a batch at a time; the results as NumPy arrays."""
+    devices = 1 if problem.mesh is None else problem.mesh.size
+    number = len(rows[0])
+    size = min(BATCH, -(-number // devices)) * devices
+    # All are started before the first is waited for, so that they share the cores.
+    parts = [function(problem, several.fill(tuple(jnp.asarray(part[start : start + size]) for part in rows), size), *shared)
+             for start in range(0, number, size)]
+    gathered = []
+    for done, part in enumerate(parts, start=1):
+        gathered.append(jax.tree.map(several.gathered, part))
+        progress_line.members(min(done * size, number), number)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *gathered)

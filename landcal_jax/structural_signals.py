@@ -1,0 +1,325 @@
+"""Candidates for what is wrong with a model: how its predictions would change with a small expansion of it.
+
+A candidate is one direction d = dH/dc of the predictions, by the tangent-linear of the run itself, so that what an error does to the pools
+and to all streams is in it. The classes:
+
+* `driver`: an offset, a factor, or a drift of each driver of the model;
+* `process`: one parameter of the model that is no constant but varies with a driver, with the recent past of it, with dryness, the season
+  or time, theta(t) = theta exp(c s(t)). A wrong or missing response of a process looks like that to first order (Reichert and Mieleitner
+  2009, Water Resour. Res. 45, W10402, find structural errors by parameters that vary in time; here they vary with a cause);
+* `observation`: an offset, a factor, or a drift of the observations of each stream;
+* `user`: the caller's own.
+
+The process of a parameter is the output of the model that it moves most within one step, all states as they are; composite outputs, which
+change their sign as NEE does, name none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax.errors import complain
+from landcal_jax.forward import SiteForward
+from landcal_jax.io.quantities import FLUXES, METEOROLOGY
+from landcal_jax.model import Theta, equilibrium, simulate
+from landcal_jax.problem import Problem
+from landcal_jax.structural_drivers import Driver, Response, drivers_of, responses_of, series_of
+from landcal_jax.structural_expansions import Expanded, Expansion
+
+CLASSES = ("driver", "process", "observation", "user")
+WATER = ("water", "moisture")
+"""What the names of states that hold water have in them."""
+PLAUSIBLE, PLAUSIBLE_RESPONSE = 0.25, 0.5
+SECANT = 0.1  # of a plausible coefficient
+REPRODUCED = 1e-6  # largest relative difference between a run with constant parameters and the run of the problem
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate: `name`, its class, the group of candidates that are the same error in words, and these words.
+
+    `group` is (what, responds to what): ("respiration", "temperature"), ("driver", "shortwave"), ("observation", "nee").
+    `words`: what the group is, for a sentence; `detail`: what this candidate is. `unit` is that of its coefficient c, `size` what c may
+    well be, the standard deviation of its prior: a quarter of the spread of a driver or a stream, half of a parameter for a response of
+    one standard deviation.
+    """
+
+    name: str
+    kind: str
+    group: tuple[str, str]
+    words: str
+    detail: str
+    unit: str = "1"
+    size: float = 1.0
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Candidates with their directions: stream -> (candidate, site, n_obs) derivative of the prediction with respect to c.
+
+    `expanded`: the problem that runs with any of them; `expansions`: what each is there. `notes`: sentences about candidates that could
+    not be computed.
+    """
+
+    candidates: tuple[Candidate, ...]
+    directions: dict[str, np.ndarray]
+    expanded: Expanded
+    expansions: tuple[Any, ...]
+    notes: tuple[str, ...] = ()
+
+    def expansion(self, index: int) -> Expansion:
+        """What c multiplies in the candidate of this index."""
+        made, nothing = self.expansions[index], self.expanded.nothing()
+        if isinstance(made, Expansion):
+            return made
+        if isinstance(made, tuple):
+            return eqx.tree_at(lambda e: e.coefficients, nothing, nothing.coefficients.at[made].set(1.0))
+        return eqx.tree_at(lambda e: e.predictions, nothing, {name: jnp.asarray(values) for name, values in made.items()})
+
+
+def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]] | None = None) -> Signals:
+    """All candidates of `problem` at z (n,); `extra`: the caller's, name -> stream -> direction (site, n_obs), zero where left out.
+
+    Drivers and processes need a model with sites (`SiteForward`); any forward map has those of the observations.
+    """
+    predicted = {name: np.asarray(values) for name, values in problem.predict(z).items()}
+    notes: list[str] = []
+    expanded = Expanded(problem, jnp.zeros((1, 1, 0)), (), False)
+    parts = []
+    if isinstance(problem.forward, SiteForward):
+        theta = problem.theta(z)
+        names = tuple(name for name in problem.forward.model.parameter_names if name in theta)
+        acting, water = processes_of(problem, z, names)
+        responses = responses_of(problem.forward, water)
+        expanded = Expanded(problem, jnp.asarray(np.stack([each.values for each in responses], axis=-1)), names)
+        processes = _of_processes(expanded, responses, acting, z, predicted)
+        if processes is None:
+            notes.append(f"Parameters of {problem.forward.name} were not let vary in time, since its `prepare` takes the record as a "
+                         "whole: errors of processes are not among the candidates.")
+            expanded, processes = expanded.with_constants(), ([], {}, [])
+        parts = [_of_drivers(expanded, z, predicted), processes]
+    parts += [_of_observations(problem, predicted), _of_user(problem, predicted, extra or {})]
+    candidates = [candidate for part, *_ in parts for candidate in part]
+    expansions = [expansion for *_, part in parts for expansion in part]
+    directions = {name: np.concatenate([found[name] for part, found, _ in parts if len(part)]) for name in predicted}
+    finite = np.logical_and.reduce([
+        np.isfinite(np.where(np.asarray(problem.observations[name].mask), values, 0.0)).all(axis=(1, 2))
+        for name, values in directions.items()])
+    if not finite.all():
+        notes.append(f"{(~finite).sum()} candidates have no finite direction and were not tested: "
+                     f"{', '.join(c.name for c, good in zip(candidates, finite, strict=True) if not good)}.")
+
+    def kept(values):
+        return tuple(value for value, good in zip(values, finite, strict=True) if good)
+
+    directions = {name: values[finite] for name, values in directions.items()}
+    return Signals(kept(candidates), directions, expanded, kept(expansions), tuple(notes))
+
+
+# ---------------------------------------------------------------------------------------------- observations, and the user's own
+
+def _of_observations(problem: Problem, predicted: Mapping[str, np.ndarray]):
+    found = []
+    for name, stream in problem.observations.items():
+        if stream.time is None:
+            continue  # constraints, which nobody has measured
+        mask, said = np.asarray(stream.mask), f"a bias of the observations of {quantity_words(name)}"
+        years = np.where(mask, np.asarray(stream.minutes, float) / (1440 * 365.25), 0.0)
+        drift = np.where(mask, years - years.sum() / max(mask.sum(), 1), 0.0)
+        for what, unit, shape in (
+                ("offset", stream.units, 1.0), ("factor", "1", predicted[name]), ("drift", f"{stream.units} yr-1", drift)):
+            direction = np.where(mask, shape, 0.0)
+            article = "an" if what == "offset" else "a"
+            found.append((Candidate(f"{name}_{what}", "observation", ("observation", name), said,
+                                    f"{article} {what} of the observations of {quantity_words(name)}", unit,
+                                    _plausible(problem, predicted, {name: direction})), {name: direction}))
+    return _filled(predicted, found)
+
+
+def _plausible(problem: Problem, predicted: Mapping[str, np.ndarray], direction: Mapping[str, np.ndarray]) -> float:
+    """The coefficient that moves the predictions by the share `PLAUSIBLE` of their spread, in the stream that moves most."""
+    masks = {name: np.asarray(problem.observations[name].mask) for name in direction}
+    share = max(_size(values[masks[name]]) / (np.std(predicted[name][masks[name]]) + 1e-300) for name, values in direction.items())
+    return PLAUSIBLE / share if share > 0 else 1.0
+
+
+def _filled(predicted: Mapping[str, np.ndarray], found):
+    """Candidates, their directions by stream, zero where they have none, and these as expansions."""
+    full = [{name: direction.get(name, np.zeros_like(other)) for name, other in predicted.items()} for _, direction in found]
+    return [each for each, _ in found], {name: np.stack([each[name] for each in full]) for name in predicted} if full else {}, full
+
+
+def _of_user(problem: Problem, predicted: Mapping[str, np.ndarray], extra: Mapping[str, Mapping[str, Any]]):
+    found = []
+    for name, directions in extra.items():
+        unknown = set(directions) - set(problem.observations)
+        if unknown or not directions:
+            raise ValueError(complain(f"directions of the streams {', '.join(problem.observations)} for the candidate {name!r}",
+                                      ", ".join(map(str, directions)) or "none", "candidates={name: {stream: array (site, n_obs)}}"))
+        shaped = {}
+        for stream, values in directions.items():
+            wanted, values = predicted[stream].shape, np.asarray(values, float)
+            if values.shape not in (wanted, wanted[1:]):
+                raise ValueError(complain(f"a direction of shape {wanted} (site, n_obs) for {stream} in the candidate {name!r}",
+                                          f"shape {values.shape}", "give the derivative of every prediction, masked ones too"))
+            shaped[stream] = np.broadcast_to(values, wanted)
+        said = name.replace("_", " ")
+        found.append((Candidate(name, "user", ("user", name), said, said, "1", _plausible(problem, predicted, shaped)), shaped))
+    return _filled(predicted, found)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ drivers
+
+def _of_drivers(expanded: Expanded, z: Array, predicted: Mapping[str, np.ndarray]):
+    forward, found = expanded.problem.forward, []
+    real, days = forward.sites.real, np.asarray(forward.sites.days, float)
+    years = (days - days[real].mean()) / 365.25
+    for driver in drivers_of(forward):
+        values = series_of(forward, driver)
+        spread = float(values[real].std())
+        words = f"a bias of the driver {driver.words}"
+        for what, detail, unit, shape in (
+                ("factor", f"a factor on {driver.words}", "1", values), ("offset", f"an offset of {driver.words}", driver.units, 1.0),
+                ("drift", f"a drift of {driver.words}", f"{driver.units} yr-1", years)):
+            size = PLAUSIBLE * spread / float(np.sqrt(np.mean(np.square(np.broadcast_to(shape, values.shape)[real]))))
+            found.append((Candidate(f"{driver.name}_{what}", "driver", ("driver", driver.name), words, detail, unit, size),
+                          _driver_expansion(expanded, driver, what, years)))
+    if not found:
+        return [], {}, []
+    candidates, expansions = zip(*found, strict=True)
+    # Secants and not tangents: the square root of a vapour pressure deficit of zero has no tangent, but a bias of it has an effect.
+    steps = np.array([SECANT * candidate.size for candidate in candidates])
+    moved = _moved(expanded.with_constants(), z, jnp.asarray(steps), jax.tree.map(lambda *leaves: jnp.stack(leaves), *expansions))
+    return candidates, {name: (np.asarray(values) - predicted[name]) / steps[:, None, None] for name, values in moved.items()}, expansions
+
+
+def _driver_expansion(expanded: Expanded, driver: Driver, what: str, years: np.ndarray) -> Expansion:
+    forcing, nothing = expanded.problem.forward.sites.forcing, expanded.nothing()
+    shapes = {name: getattr(forcing, name) if what == "factor" else 1.0 if what == "offset" else 0.0 if name in driver.means else years
+              for name in (*driver.fields, *driver.means)}
+    along = {name: jnp.broadcast_to(jnp.asarray(shape, float), nothing.drivers[name].shape) for name, shape in shapes.items()}
+    return eqx.tree_at(lambda e: e.drivers, nothing, nothing.drivers | along)
+
+
+@eqx.filter_jit
+def _moved(expanded: Expanded, z: Array, steps: Array, expansions: Expansion):
+    return jax.lax.map(lambda each: expanded.predict(z, *each), (steps, expansions), batch_size=min(16, len(steps)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- processes
+
+def _of_processes(expanded: Expanded, responses: list[Response], acting: Mapping[str, str], z: Array, predicted: Mapping[str, np.ndarray]):
+    """Candidates, directions and expansions; none where a run with parameters of each step is not the run of the problem."""
+    base, directions = _varied(expanded, z)
+    for name, stream in expanded.problem.observations.items():
+        mask = np.asarray(stream.mask)
+        apart = np.abs(np.asarray(base[name]) - predicted[name])[mask].max() / (np.std(predicted[name][mask]) + 1e-300)
+        if not apart <= REPRODUCED:
+            return None
+    table = expanded.problem.forward.model.parameters()
+    candidates, expansions = [], []
+    for p, name in enumerate(expanded.names):
+        about = table[name].description if name in table and table[name].description else name.replace("_", " ")
+        for n, response in enumerate(responses):
+            candidates.append(Candidate(
+                f"{name} x {response.name}", "process", (acting[name], response.theme),
+                f"the response of {acting[name]} to {_theme(response, responses)}",
+                f"{about} ({name}) that varies with {response.words}", "1", PLAUSIBLE_RESPONSE))
+            expansions.append((p, n))
+    return candidates, {name: np.asarray(each).reshape(-1, *each.shape[2:]) for name, each in directions.items()}, expansions
+
+
+def _theme(response: Response, responses: list[Response]) -> str:
+    """What the first response of a theme is called stands for all."""
+    words = next(other.words for other in responses if other.theme == response.theme)
+    return words.split(" (")[0]
+
+
+@eqx.filter_jit
+def _varied(expanded: Expanded, z: Array):
+    """Predictions of the stepwise run with constant parameters, and their derivatives (parameter, response, site, n_obs)."""
+    nothing = expanded.nothing()
+    shape = nothing.coefficients.shape
+
+    def predict(coefficients):
+        return expanded.predict(z, jnp.asarray(1.0), eqx.tree_at(lambda e: e.coefficients, nothing, coefficients))
+
+    zero = nothing.coefficients
+    basis = jnp.eye(zero.size).reshape(-1, *shape)
+    found = jax.lax.map(lambda e: jax.jvp(predict, (zero,), (e,))[1], basis, batch_size=min(BATCH, zero.size))
+    return predict(zero), jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
+
+
+def processes_of(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Parameter -> the process that it acts on, in words; and the modelled stores of water by name, (site, time).
+
+    The process is the output of the model that the parameter moves most within a step, all states as they are; of a parameter that moves
+    none, it is the store whose change in that step it moves most.
+    """
+    outputs, changes, state, of_outputs, of_changes = _effects(problem.forward, problem.theta(z), names)
+    outputs = {name: np.asarray(values) for name, values in outputs.items()}
+    # A composite such as NEE, which changes its sign, is not a process, and what is small against its parts would seem to move most.
+    single = {name: values for name, values in outputs.items() if values.any() and np.mean(values >= 0) in (0.0, 1.0)} or outputs
+    stores = {name: np.asarray(values) for name, values in changes.items()}
+    named = {}
+    for n, name in enumerate(names):
+        named[name] = "the initial state"
+        for effects, whole, said in ((of_outputs, single, "{}"), (of_changes, stores, "the store {}")):
+            sizes = {each: _size(np.asarray(effects[each])[n]) / (_size(values) + 1e-300) for each, values in whole.items()}
+            largest = max(sizes, key=sizes.get) if sizes else None
+            if largest is not None and sizes[largest] > 1e-9:
+                named[name] = said.format(quantity_words(largest))
+                break
+    water = {name: np.asarray(values) for name, values in state.items() if any(word in name for word in WATER)}
+    return named, water
+
+
+def _size(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@eqx.filter_jit
+def _effects(forward: SiteForward, theta: Theta, names: tuple[str, ...]):
+    """Outputs, changes of the state and states, each by name (site, time), and what a step adds to the first two a parameter."""
+    model, local = forward.model, forward.sites.gather(theta, forward.dims)
+
+    def run(theta, forcing, steps):
+        start = equilibrium(model, theta, forcing, steps=steps) if forward.spin_up else None
+        ran = simulate(model, theta, forcing, initial_state=start, save=["state"], checkpoint=None)
+        return jax.tree.map(lambda leaf: leaf[:-1], ran.state)
+
+    states = jax.vmap(run)(local, forward.sites.forcing, forward.sites.lengths)
+    fields = getattr(states, "_fields", ())
+
+    def stepwise(factors):
+        varied = dict(local) | {name: local[name] * factors[n] for n, name in enumerate(names)}
+
+        def each(theta, forcing, states):
+            constants, inputs = model.prepare(theta, forcing)
+
+            def step(state, now):
+                after, output = model.step(constants, state, now)
+                change = {name: getattr(after, name) - getattr(state, name) for name in fields if jnp.ndim(getattr(state, name)) == 0}
+                return {name: getattr(output, name) for name in model.output_units}, change
+
+            return jax.vmap(step)(states, inputs)
+
+        return jax.vmap(each)(varied, forward.sites.forcing, states)
+
+    one = jnp.ones(len(names))
+    slopes = jax.lax.map(lambda e: jax.jvp(stepwise, (one,), (e,))[1], jnp.eye(len(names)), batch_size=min(BATCH, len(names)))
+    outputs, changes = stepwise(one)
+    return outputs, changes, {name: getattr(states, name) for name in changes}, *slopes
+
+
+def quantity_words(name: str) -> str:
+    """The long name of a flux or driver of the normal form, up to its first comma; other names as they are."""
+    about = (FLUXES | METEOROLOGY).get(name)
+    return about.long_name.split(",")[0] if about else name.replace("_", " ")
