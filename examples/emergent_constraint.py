@@ -3,16 +3,17 @@
     python examples/emergent_constraint.py
 
 Booth et al. (2012, Environmental Research Letters 7, 024002) ran a climate model with carbon cycle 16 times, with other land
-parameters each. What they disagree in by 2100 follows the temperature at which photosynthesis is best: the warmer it may get,
-the more carbon is taken up, and the less the concentration rises. Raoult (PhD thesis, Exeter 2017; adJULES) calibrated that
-temperature on fluxes of broadleaf forests, 35.392 +- 0.922 degC. Taken together, the one constrains the other.
+parameters each. What they disagree in by 2100 follows the temperature T_opt at which photosynthesis is best: the warmer it may
+get, the more carbon is taken up, and the less the concentration rises. Calibrating the land model on fluxes with adJULES (Raoult
+et al. 2016, Geoscientific Model Development 9, 2833) gave T_opt = 35.392 +- 0.922 degC. The one constrains the other.
 
-The 16 points are those that come with adJULES (github.com/NRaoult/adJULES, Emergent_constraint/FigurePanelF_2012paper.txt).
+The 16 points and T_opt are those that come with adJULES (github.com/NRaoult/adJULES, folder Emergent_constraint:
+FigurePanelF_2012paper.txt, read off a figure of Booth et al., and MAIN_EC_basic.py).
 """
 
 import landcal_jax as lc
 
-# Optimum temperature of photosynthesis of broadleaf trees [degC], and change of CO2 from 1900 to 2100 [ppm], run by run.
+# Optimum temperature of photosynthesis [degC], and change of CO2 from 1900 to 2100 [ppm], run by run.
 RUNS = (
     (31.0000, 589.773), (33.6667, 597.978), (36.3333, 373.826), (35.6667, 392.767), (27.6667, 616.082), (31.6667, 599.082),
     (27.0000, 817.798), (29.0000, 845.664), (29.6667, 720.893), (33.0000, 492.605), (32.3333, 616.539), (37.0000, 534.170),

@@ -16,7 +16,7 @@ class LowRankCovariance(eqx.Module):
     """I - V diag(l / (1 + l)) V': the inverse of I + V diag(l) V', as it is and without a matrix (n, n).
 
     `vectors` V (n, rank), orthonormal; `eigenvalues` l (rank,) of what the data add to the curvature of J. Along each direction the
-    variance of the prior, 1, becomes 1 / (1 + l) (Bui-Thanh et al. 2013, SIAM J. Sci. Comput. 35, A2494, eq. 3.4).
+    variance of the prior, 1, becomes 1 / (1 + l) (Bui-Thanh et al. 2013, SIAM J. Sci. Comput. 35, A2494).
     """
 
     vectors: Array

@@ -19,7 +19,7 @@ import xarray as xr
 from jax import Array
 
 from landcal_jax.errors import complain
-from landcal_jax.information import informed_by, jacobians, listed, point_of, require_tangent, root_of, spectrum
+from landcal_jax.information import informed_by, jacobians, listed, point_of, require_linear, root_of, spectrum
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import Result
@@ -179,7 +179,7 @@ def _predicted(problem: Problem, z: Array, outputs: Streams | None) -> dict[str,
     """By output, its stream and the derivative (site * n_obs, n) of what is predicted."""
     if outputs is None:
         return {}
-    require_tangent(problem)
+    require_linear(problem)
     named = problem.with_observations(_observations(problem, outputs))
     slopes = _slopes(named, z)
     return {name: (stream, np.asarray(slopes[name]).reshape(stream.values.size, -1)) for name, stream in named.observations.items()}

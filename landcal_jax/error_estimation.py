@@ -8,9 +8,10 @@ Four methods. Each alternates: errors from where the model stands, then theta ag
 
 * "marginal": the errors e that maximise p(y | e), theta integrated out in the linear model at the MAP, y - H(z) + G z ~ N(0, R(e) + G G').
   Parameters that fit noise do not make the noise look small (restricted maximum likelihood).
-* "cross-validation": years are left out in blocks, theta is found without them, and the errors maximise the density of what was left
-  out, y_k - H(z_k) ~ N(0, R(e) + G_k P_k G_k'), with P_k the posterior without block k. Where a model errs in its form, other years
-  find errors that a fit hides, so that this is the one for predictions of other years (Roberts et al. 2017, Ecography 40, 913).
+* "cross-validation": years are left out in blocks, theta is found without them, and the errors are those with which the bands
+  predicted for what was left out score best: each y - H(z_k) against sigma^2 + s(e)^2 + diag(G_k P_k G_k'), with P_k the posterior without
+  block k; a memory is taken from the joint density. Where a model errs in its form, other years find errors that a fit hides,
+  so that this is the one for predictions of other years (Roberts et al. 2017, Ecography 40, 913).
 * "desroziers" and "residuals": products of departures, see `landcal_jax.error_moments`.
 
 The prior of the error parameters, which a short stream leans on: the constant log-normal by a factor of e about the residuals of
@@ -27,7 +28,18 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from landcal_jax.error_fitting import PARTS, ErrorVector, Parts, Terms, checked_parts, most_likely, posterior_root, prepared, tangents
+from landcal_jax.error_fitting import (
+    PARTS,
+    ErrorVector,
+    Parts,
+    Terms,
+    checked_parts,
+    log_score,
+    most_likely,
+    posterior_root,
+    prepared,
+    tangents,
+)
 from landcal_jax.error_moments import MOMENT_PARTS, SEASONS, common_correlation, moments
 from landcal_jax.errors import complain
 from landcal_jax.gradient import LevenbergMarquardt
@@ -168,7 +180,8 @@ def _check(problem: Problem, method: str, prior_weight: float, block_years: int 
     if not prior_weight >= 0:
         raise ValueError(complain("a prior_weight of zero or more", f"{prior_weight!r}", "1.0"))
     if block_years is not None and (method != "cross-validation" or block_years < 1):
-        raise ValueError(complain('block_years of one or more, with method="cross-validation"', f"{block_years!r} with {method!r}", "leave it out"))
+        raise ValueError(complain('block_years of one or more, with method="cross-validation"', f"{block_years!r} with {method!r}",
+                                  "leave it out"))
 
 
 # ------------------------------------------------------------------------------------------------------------ by likelihood
@@ -178,15 +191,24 @@ def _marginal(problem: Problem, z: Array, before: np.ndarray, settings: _Setting
     run, columns = tangents(problem, z)
     departures = {name: stream.values - run[name] + jnp.tensordot(z, columns[name], 1) for name, stream in problem.observations.items()}
     terms = [Terms(problem.observations, _observed(problem.observations, departures), columns)]
-    return _fitted(terms, before, settings, {})
+    return _with_widths(*most_likely(settings.vector, before, terms, settings.prior_weight), settings, {})
 
 
 def _observed(observations: Observations, departures: Mapping[str, Array]) -> dict[str, Array]:
     return {name: jnp.where(stream.mask, departures[name], 0.0) for name, stream in observations.items()}
 
 
-def _fitted(terms: Sequence[Terms], before: np.ndarray, settings: _Settings, more: dict[str, tuple]) -> _Found:
-    values, curvature = most_likely(settings.vector, before, terms, settings.prior_weight)
+def _scored(terms: Sequence[Terms], before: np.ndarray, settings: _Settings, more: dict[str, tuple]) -> _Found:
+    """Standard deviations by the score of single days, for which memory does not matter; then the memory by the joint density."""
+    memory = np.concatenate([np.full(int(np.prod(shape)), part == "days") for _, part, shape in settings.vector.entries])
+    values, curvature = most_likely(settings.vector, before, terms, settings.prior_weight, density=log_score, free=~memory)
+    if memory.any():
+        values, of_memory = most_likely(settings.vector, values, terms, settings.prior_weight, free=memory)
+        curvature = curvature + of_memory
+    return _with_widths(values, curvature, settings, more)
+
+
+def _with_widths(values: np.ndarray, curvature: np.ndarray, settings: _Settings, more: dict[str, tuple]) -> _Found:
     eigenvalues, vectors = np.linalg.eigh(curvature)
     # At a bound of the search the curvature may not be positive: no standard error there.
     inverse = (vectors / np.where(eigenvalues > 0, eigenvalues, np.nan)) @ vectors.T
@@ -210,7 +232,7 @@ def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: 
     counts = {name: np.asarray(jnp.sum(problem.observations[name].mask, axis=1)) for name in squares}
     with np.errstate(invalid="ignore", divide="ignore"):
         rmse = np.stack([np.sqrt(np.where(counts[name] > 0, value / counts[name], np.nan)) for name, value in squares.items()])
-    return _fitted(terms, before, settings, {"rmse_left_out": (("stream", "site"), rmse)})
+    return _scored(terms, before, settings, {"rmse_left_out": (("stream", "site"), rmse)})
 
 
 def blocks_of_years(observations: Observations, block_years: int | None = None) -> list[np.ndarray]:
@@ -218,7 +240,8 @@ def blocks_of_years(observations: Observations, block_years: int | None = None) 
 
     Raises ValueError where fewer than two blocks have something observed.
     """
-    seen = [stream.time[np.asarray(stream.mask)].astype("datetime64[Y]") for _, stream in observations.items() if stream.minutes is not None]
+    streams = [stream for _, stream in observations.items() if stream.minutes is not None]
+    seen = [stream.time[np.asarray(stream.mask)].astype("datetime64[Y]") for stream in streams]
     years = np.unique(np.concatenate(seen)) if seen else np.zeros(0, "datetime64[Y]")
     length = int(np.clip(len(years) // BLOCKS, 1, LONGEST)) if block_years is None else block_years
     number = len(years) // length

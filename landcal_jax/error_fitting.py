@@ -100,7 +100,8 @@ def checked_parts(observations: Observations, parts: Mapping[str, Sequence[str]]
             raise ValueError(complain(f'"constant", and more of {", ".join(known)}, for {name} by {method}', f"{wanted!r}",
                                       f'parts={{"{name}": ("constant",)}}'))
         if stream.minutes is None and {"seasonal", "days"} & set(wanted):
-            raise ValueError(complain(f"times in the stream {name}, for an error with a season or a memory", "none", "pass time= to Stream"))
+            raise ValueError(complain(f"times in the stream {name}, for an error with a season or a memory", "none",
+                                      "pass time= to Stream"))
         if stream.correlation is not None and "days" in wanted:
             raise ValueError(complain(f"one memory of the errors of {name}", "`correlation` of the whole error, and days to be estimated",
                                       "leave `correlation` out of the stream"))
@@ -149,31 +150,57 @@ def log_marginal(observations: Observations, departures: Mapping[str, Array], co
     return total - jnp.sum(jnp.log(jnp.diag(root))) + 0.5 * jnp.sum(solved**2)
 
 
+def log_score(observations: Observations, departures: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
+    """Sum of log N(d_i; 0, sigma_i^2 + s_i^2 + (F F')_ii), day by day, without the constant: how good the predicted bands were.
+
+    The logarithmic score (Gneiting and Raftery 2007, JASA 102, 359). Days with memory count as many times as there are independent ones,
+    so that its curvature does not promise too much.
+    """
+    total = 0.0
+    for name, stream in observations.items():
+        variance = jnp.where(stream.mask, stream.standard_deviation**2 + jnp.sum(columns[name] ** 2, axis=0), 1.0)
+        scores = jnp.sum(jnp.where(stream.mask, jnp.log(variance) + departures[name] ** 2 / variance, 0.0), axis=1)
+        number = jnp.maximum(jnp.sum(stream.mask, axis=1), 1)
+        total = total - 0.5 * jnp.sum(stream.weight * scores * jax.lax.stop_gradient(stream.effective_number) / number)
+    return total
+
+
 @eqx.filter_jit
-def _value_and_gradient(vector: ErrorVector, values: Array, terms: Terms):
+def _value_and_gradient(vector: ErrorVector, values: Array, terms: Terms, density: Callable[..., Array]):
     def value(values):
-        return log_marginal(vector.observations(terms.observations, values), terms.departures, terms.columns)
+        return density(vector.observations(terms.observations, values), terms.departures, terms.columns)
 
     return jax.value_and_grad(value)(values)
 
 
-def most_likely(vector: ErrorVector, start: np.ndarray, terms: Sequence[Terms], prior_weight: float) -> tuple[np.ndarray, np.ndarray]:
+def most_likely(
+    vector: ErrorVector, start: np.ndarray, terms: Sequence[Terms], prior_weight: float, *, density: Callable[..., Array] = log_marginal,
+    free: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The vector (k,) that maximises the sum of the densities and of `prior_weight` times the log prior, and the curvature (k, k) there.
 
-    By L-BFGS-B with exact gradients; the curvature is made of differences of them.
+    `free` (k,): which of its entries may move. By L-BFGS-B with exact gradients; the curvature is made of differences of them.
     """
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-        found = [_value_and_gradient(vector, jnp.asarray(values), each) for each in terms]
-        departure = (values - vector.centre) / vector.spread
-        total = 0.5 * prior_weight * np.sum(departure**2) - sum(float(value) for value, _ in found)
-        slope = prior_weight * departure / vector.spread - sum(np.asarray(gradient) for _, gradient in found)
-        return total, slope
-
+    free = np.ones(start.size, bool) if free is None else free
     reach = REACH * vector.spread
-    bounds = list(zip(vector.centre - reach, vector.centre + reach, strict=True))
-    found = minimize(objective, np.clip(start, *np.transpose(bounds)), jac=True, method="L-BFGS-B", bounds=bounds,
+    start = np.clip(start, vector.centre - reach, vector.centre + reach)
+
+    def objective(moved: np.ndarray) -> tuple[float, np.ndarray]:
+        values = start.copy()
+        values[free] = moved
+        found = [_value_and_gradient(vector, jnp.asarray(values), each, density) for each in terms]
+        departure = (values - vector.centre) / vector.spread
+        total = 0.5 * prior_weight * np.sum(departure[free] ** 2) - sum(float(value) for value, _ in found)
+        slope = prior_weight * departure / vector.spread - sum(np.asarray(gradient) for _, gradient in found)
+        return total, slope[free]
+
+    bounds = np.stack([vector.centre - reach, vector.centre + reach], axis=1)[free]
+    found = minimize(objective, start[free], jac=True, method="L-BFGS-B", bounds=bounds,
                      options={"maxiter": 200, "ftol": 1e-12, "gtol": 1e-6})
-    return found.x, _curvature(lambda values: objective(values)[1], found.x)
+    values, curvature = start.copy(), np.full((start.size, start.size), 0.0)
+    values[free] = found.x
+    curvature[np.ix_(free, free)] = _curvature(lambda moved: objective(moved)[1], found.x)
+    return values, curvature
 
 
 def _curvature(gradient: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> np.ndarray:

@@ -64,8 +64,9 @@ def identifiability(
     `_lost`, `stream_degrees_of_freedom`, `influence`; `collinearity_index` of pairs; the flags `unconstrained`, `at_bound`, `told_apart`.
     Information is independent of the units and transforms of parameters, and never larger than the sum of that of the streams alone.
 
-    Raises TypeError for a model without tangent-linear (and for a problem with free error parameters, which has no least-squares
-    form: take it with `observations_at` its estimates), ValueError for thresholds outside 0 to 1 and derivatives that are not finite.
+    R is taken as given: that its numbers were estimated is not counted. Raises TypeError for a model without tangent-linear and for a
+    problem with free error parameters (take that of `estimate_errors`, with the errors found), ValueError for thresholds outside 0 to 1
+    and derivatives that are not finite.
     """
     for name, value in (("unconstrained", unconstrained), ("correlated", correlated)):
         if not 0 < value < 1:

@@ -103,7 +103,7 @@ def jacobians(problem: Problem, z: Array) -> dict[str, np.ndarray]:
 
     Raises TypeError for a model without tangent-linear, ValueError where a derivative is not finite.
     """
-    require_tangent(problem)
+    require_linear(problem)
     jacobian, found = np.asarray(_jacobian(problem, z)), {}
     for name, rows in _rows(problem).items():
         block = jacobian[rows]
@@ -115,11 +115,15 @@ def jacobians(problem: Problem, z: Array) -> dict[str, np.ndarray]:
     return found
 
 
-def require_tangent(problem: Problem) -> None:
-    """Raise TypeError with advice if the model has no tangent-linear."""
+def require_linear(problem: Problem) -> None:
+    """Raise TypeError with advice if the model has no tangent-linear, or R is not given: J is then no sum of squares."""
     if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear, to see what observations say", problem.forward.description,
                                  "problem.finite_difference(), one run more for every parameter"))
+    if problem.errors is not None:
+        raise TypeError(complain("a problem whose errors R are given, to see what observations say",
+                                 f"free errors of {listed(problem.errors.streams)}",
+                                 "estimate_errors(...).problem, or the problem before with_error_parameters with these errors put in"))
 
 
 def point_of(problem: Problem, result: Result | Array) -> Array:
@@ -192,7 +196,7 @@ def _rows(problem: Problem) -> Mapping[str, slice]:
 
 
 def _by_products(problem: Problem, z: Array, threshold: float) -> Informed:
-    require_tangent(problem)
+    require_linear(problem)
     n, rows = problem.space.size, _rows(problem)
 
     def of(names: Sequence[str]) -> Spectrum:

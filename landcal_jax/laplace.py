@@ -74,9 +74,13 @@ def laplace(
 
 
 def _low_rank(problem: Problem, z: Array, noise: Array, threshold: float) -> Posterior:
+    def product(rows):
+        # One shape for all batches of a model that is compiled; each row of an external one is a run.
+        more = BLOCK - len(rows) if problem.forward.traceable else 0
+        return np.asarray(_products(problem, z, jnp.pad(jnp.asarray(rows), ((0, more), (0, 0)))))[: len(rows)]
+
     # The start of the iteration has no part in the result, so that the key of the draws does not change the covariance.
-    found = leading_eigenpairs(lambda rows: np.asarray(_products(problem, z, jnp.asarray(rows))), z.size, threshold)
-    values, vectors, left_out, products = found
+    values, vectors, left_out, products = leading_eigenpairs(product, z.size, threshold)
     covariance = LowRankCovariance(jnp.asarray(vectors), jnp.asarray(values))
     rest = f"; the largest seen of those left out, {left_out:.2g}, would narrow its direction by {1 - (1 + left_out) ** -0.5:.2%}"
     details = {"eigenvalues": values, "rank": len(values), "left_out": left_out, "gradient": products, "jvp": products,
@@ -95,7 +99,7 @@ def truncated_normal(
     The Hessian of J (`curvature`: "hessian" or "gauss-newton") is taken to x = T(z) by the slope of the transform, replaced by
     the nearest positive definite matrix (in units of the ranges of the parameters, or of prior standard deviations where there
     is none; eigenvalues below 1e-8 of the largest are raised to that, Higham 1988, Linear Algebra Appl. 103, 103), and draws are
-    made by Gibbs sampling of one parameter after the other (Raoult et al. 2016, Geosci. Model Dev. 9, 2833, sect. 2.4).
+    made by Gibbs sampling of one parameter after the other (Raoult et al. 2016, Geosci. Model Dev. 9, 2833, and the scripts of adJULES).
     Unlike `laplace` it does not know how the transform curves: where the data say little it fills the range evenly to the bound.
 
     `draws` in all, in `chains` that begin at the MAP after `warmup` sweeps each: they are correlated. `details` of the posterior:
@@ -105,15 +109,17 @@ def truncated_normal(
     if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear for truncated_normal", problem.forward.description, "from_ensemble"))
     if curvature not in ("gauss-newton", "hessian") or chains < 1 or warmup < 0 or draws < 2 or draws % chains:
-        raise ValueError(complain('curvature "gauss-newton" or "hessian", and as many draws in each chain',
-                                  f"{curvature!r}, {draws} draws in {chains} chains, {warmup} before them", "leave them out for the defaults"))
+        raise ValueError(complain(
+            'curvature "gauss-newton" or "hessian", and as many draws in each chain',
+            f"{curvature!r}, {draws} draws in {chains} chains, {warmup} before them", "leave them out for the defaults"))
     space, z = problem.space, result.z if isinstance(result, Result) else jnp.asarray(result)
     matrix, slope = (np.asarray(part) for part in _in_x(problem, z, curvature == "hessian"))
     if not np.isfinite(matrix).all():
         raise ValueError(complain("a finite Hessian at the MAP", f"{(~np.isfinite(matrix)).sum()} values that are not",
                                   "landcal_jax.testing.check(problem)"))
     low, high = (np.asarray(bound) for bound in space.bounds())
-    scale = np.where(np.isfinite(high - low), high - low, np.asarray(space.flatten(space.prior_sd)))
+    sd = np.concatenate([np.ravel(values) for values in space.prior_sd.values()])[np.asarray(space.layout.free_index)]
+    scale = np.where(np.isfinite(high - low), high - low, sd)
     turned = np.linalg.solve(slope, np.diag(scale))
     values, vectors = np.linalg.eigh(turned.T @ matrix @ turned)
     raised = int((values < 1e-8 * values[-1]).sum())
@@ -134,7 +140,7 @@ def truncated_normal(
 def leading_eigenpairs(product: Callable[[np.ndarray], np.ndarray], n: int, threshold: float) -> tuple[np.ndarray, np.ndarray, float, int]:
     """All eigenpairs above `threshold` of a symmetric matrix (n, n) that is known by its products with rows (k, n) -> (k, n).
 
-    Block Lanczos with full orthogonalisation (Golub and Van Loan 2013, Matrix Computations, 10.3.6), which goes on until every pair
+    Block Lanczos with full orthogonalisation (Golub and Van Loan 2013, Matrix Computations, chapter 10), which goes on until every pair
     that may be above the threshold has its residual at 1e-8 of 1 + eigenvalue, or at rounding. It is written here because the routine of
     SciPy (ARPACK) multiplies one vector at a time, where a batch costs little more, has to be told the number of pairs, and
     begins again when that was too small. A last batch in new random directions looks for what the start did not lead to, such as
@@ -231,8 +237,8 @@ def _cut_normal(low: Array, high: Array, share: Array) -> Array:
     # In the lower tail probabilities keep their digits: what lies above zero is turned round.
     turned = low > 0
     a, b = jnp.where(turned, -high, low), jnp.where(turned, -low, high)
-    below_a, below_b = ndtr(a), ndtr(b)
+    below_a, below_b, share = ndtr(a), ndtr(b), jnp.where(turned, 1.0 - share, share)
     probability = jnp.minimum(below_a + share * (below_b - below_a), 1.0 - jnp.finfo(share.dtype).epsneg)
     # Beyond 37 standard deviations all of it is at the nearer bound, to a few hundredths of one.
-    value = jnp.clip(ndtri(probability), a, b)
+    value = jnp.clip(jnp.where(probability > 0, ndtri(probability), b), a, b)
     return jnp.where(turned, -value, value)

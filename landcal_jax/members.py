@@ -116,7 +116,7 @@ def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run):
     if (~finished).mean() > failed.limit:
         raise RuntimeError(complain(
             f"at most {failed.limit:.0%} of the members to fail",
-            f"{(~finished).sum()} of {len(Z)}{_region(problem, Z, finished)}{problem.forward.failure_words()}",
+            f"{(~finished).sum()} of {len(Z)}{region_words(problem, Z, finished)}{problem.forward.failure_words()}",
             'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
     return Z, found, finished, runs, failures
 

@@ -63,7 +63,8 @@ class Posterior(eqx.Module):
         Returns for each stream `<stream>` (quantile, site, <stream>_obs), with parameter uncertainty only, `<stream>_model`, with the
         model error added, which is what the truth should fall into, and `<stream>_total`, with the measurement error too: what
         a new observation should fall into. The three parts as standard deviations (site, <stream>_obs) are
-        `<stream>_sd_parameters`, `<stream>_sd_model_error` and `<stream>_sd_observation`; the last is 1 in a place that was never observed.
+        `<stream>_sd_parameters`, `<stream>_sd_model_error` and `<stream>_sd_observation`; the last is 1 in a place that was never
+        observed. `<stream>_time` (site, <stream>_obs) are its times.
 
         `outputs`: names of model outputs, each then on every step of the model, (quantile, site, step) with the coordinate `time`; or
         {name: operator}, such as {"monthly": WindowMean("gpp", windows)}, (quantile, site, <name>_obs). They have the part of the
@@ -75,6 +76,7 @@ class Posterior(eqx.Module):
         model is not linear: they lie where J is far too high (see `excess_cost`; Immer et al. 2021, AISTATS 130, 703).
         A model without tangent-linear is run at its centre and one standard deviation to either side along each principal axis
         of the covariance, 2 n + 1 runs: the slopes between them take the place of tangents. Error parameters are those of the centre.
+        A band of an output that the data hardly constrain may so leave its physical range; draws cannot.
         Draws of any other posterior, or of this one if a number of `draws` is given, are run; `key` draws their errors, for each
         draw with its own error parameters where these are free. Members that fail are left out and counted in the attribute
         `failed`; where both sides of an axis fail, the band is too narrow by what is along it.

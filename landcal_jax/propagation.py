@@ -132,7 +132,7 @@ def sampled_bands(problem: Problem, Z: Array, key: Array, quantiles: ArrayLike) 
 
 def to_dataset(problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLike, outputs: Sequence[str]) -> xr.Dataset:
     """The Dataset that `Posterior.predictive` returns; `outputs` are the streams that nobody observed."""
-    out = xr.Dataset(coords={"quantile": list(quantiles)})
+    out = xr.Dataset(coords={"quantile": list(quantiles), "site": list(problem.observations.sites)})
     for name, found in bands.items():
         stream = problem.observations[name]
         attrs = {"units": stream.units, "failed": found.failed}
@@ -147,6 +147,8 @@ def to_dataset(problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLik
             out[name + ending] = ("quantile", *places), values, attrs
         for ending in ("sd_parameters", "sd_model_error", "sd_observation"):
             out[f"{name}_{ending}"] = places, getattr(found, ending), attrs
+        if stream.time is not None:
+            out.coords[f"{name}_time"] = places, stream.time.astype("datetime64[ns]")
     if "step" in out.dims:
         out.coords["time"] = ("site", "step"), problem.forward.sites.time.astype("datetime64[ns]")
     return out
@@ -184,22 +186,23 @@ def _by_tangents(problem: Problem, centre: Array, covariance: Covariance):
 @eqx.filter_jit
 def _propagate(problem: Problem, z: Array, axes: Array | LowRankCovariance):
     """Predictions at z by stream, and the sum of squares of their derivatives along each axis: the rows of `axes`."""
-    def squares(number):
+    def along(number):
         # Axes of a covariance of low rank are made one by one, so that no matrix of all of them is.
         row = axes[number] if isinstance(axes, Array) else axes.times_root(jnp.zeros((1, z.size)).at[0, number].set(1.0))[0]
-        return jax.tree.map(jnp.square, jax.jvp(problem.predict, (z,), (row,))[1])
+        return jax.jvp(problem.predict, (z,), (row,))
 
     # A batch at a time, and only the sum is kept: hundreds of parameters times a long record need not fit in memory.
     batches = -(-z.size // BATCH)
     numbers = jnp.arange(batches * -(-z.size // batches)).reshape(batches, -1)
 
     def add(total, batch):
-        found = jax.vmap(squares)(jnp.minimum(batch, z.size - 1))
+        centre, found = jax.vmap(along, out_axes=(None, 0))(jnp.minimum(batch, z.size - 1))
         inside = (batch < z.size)[:, None, None]
-        return jax.tree.map(lambda sums, leaf: sums + jnp.sum(jnp.where(inside, leaf, 0.0), axis=0), total, found), None
+        return jax.tree.map(lambda sums, leaf: sums + jnp.sum(jnp.where(inside, leaf**2, 0.0), axis=0), total, found), centre
 
-    centre = problem.predict(z)
-    return centre, jax.lax.scan(add, jax.tree.map(jnp.zeros_like, centre), numbers)[0]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(problem.predict, z))
+    variance, centre = jax.lax.scan(add, nothing, numbers)
+    return jax.tree.map(lambda leaf: leaf[0], centre), variance
 
 
 def _by_runs(problem: Problem, centre: Array, covariance: Covariance):

@@ -10,8 +10,9 @@ and to all streams is in it. The classes:
 * `observation`: an offset, a factor, or a drift of the observations of each stream;
 * `user`: the caller's own.
 
-The process of a parameter is the output of the model that it moves most within one step, all states as they are; composite outputs, which
-change their sign as NEE does, name none.
+The process of a parameter is the flux of the model that it moves most within one step, all states as they are. Composite fluxes, which
+change their sign as NEE does, name none, and no more do outputs that are states and were not observed, such as leaf area: what they do
+to the observations goes through fluxes.
 """
 
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ from landcal_jax.structural_expansions import Expanded, Expansion
 CLASSES = ("driver", "process", "observation", "user")
 WATER = ("water", "moisture")
 """What the names of states that hold water have in them."""
+RATES = ("d-1", "s-1", "h-1", "yr-1", "W m-2")
+"""What the units of fluxes have in them."""
 PLAUSIBLE, PLAUSIBLE_RESPONSE = 0.25, 0.5
 SECANT = 0.1  # of a plausible coefficient
 REPRODUCED = 1e-6  # largest relative difference between a run with constant parameters and the run of the problem
@@ -265,8 +268,11 @@ def processes_of(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[di
     """
     outputs, changes, state, of_outputs, of_changes = _effects(problem.forward, problem.theta(z), names)
     outputs = {name: np.asarray(values) for name, values in outputs.items()}
-    # A composite such as NEE, which changes its sign, is not a process, and what is small against its parts would seem to move most.
-    single = {name: values for name, values in outputs.items() if values.any() and np.mean(values >= 0) in (0.0, 1.0)} or outputs
+    read = {name for _, stream in problem.observations.items() for name in getattr(stream.operator, "variables", ())}
+    units = problem.forward.model.output_units
+    # A composite such as NEE is small against its parts, and would seem to move most.
+    single = {name: values for name, values in outputs.items() if values.any() and np.mean(values >= 0) in (0.0, 1.0)
+              and (name in read or any(rate in units[name] for rate in RATES))} or outputs
     stores = {name: np.asarray(values) for name, values in changes.items()}
     named = {}
     for n, name in enumerate(names):

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from scipy.special import log_ndtr
 
+from landcal_jax.errors import complain
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
 from landcal_jax.structural_expansions import Refit, refit
@@ -30,6 +31,7 @@ LAGS_DAYS = 30.0
 """Reach of the autocorrelation that Newey and West's variance takes in."""
 FELT = 1e-6
 """Size of a signal in standard deviations of the observations, for c = 1, below which it is rounding."""
+EACH = 2  # candidates of a group that are calibrated anew
 LEFT = 1e-4
 """Share of d'd that must be left after projection: below it the parameters can do all that the candidate does."""
 
@@ -55,8 +57,15 @@ class Whitened:
 
 
 def whitened_at(problem: Problem, z: Array, observations: Observations) -> Whitened:
-    """The residuals of `problem` with `observations` at z (n,), and their Jacobian, rows only where something was observed."""
+    """The residuals of `problem` with `observations` at z (n,), and their Jacobian, rows only where something was observed.
+
+    Raises ValueError if they are not finite.
+    """
     residuals, jacobian = _linearised(problem, observations, jnp.asarray(z))
+    lost = {name: int((~np.isfinite(np.asarray(values))).sum()) for name, values in residuals.items()}
+    if any(lost.values()):
+        raise ValueError(complain("a calibrated model whose run is finite where something was observed", f"values that are not: {lost}",
+                                  "examine another z; testing.check(problem) scans the prior for runs that fail"))
     n = len(z)
     r, G, rows, sites, times = [np.asarray(z)], [np.eye(n)], {}, [np.full(n, -1)], [np.full(n, np.nan)]
     start = n
@@ -69,6 +78,12 @@ def whitened_at(problem: Problem, z: Array, observations: Observations) -> White
         times.append(np.asarray(stream.minutes, float)[mask] / 1440 if stream.minutes is not None else np.full(int(mask.sum()), np.nan))
     r, G = np.concatenate(r), np.concatenate(G)
     return Whitened(r, G, rows, np.concatenate(sites), np.concatenate(times), np.linalg.qr(G)[0])
+
+
+@eqx.filter_jit
+def slopes_of(problem: Problem, z: Array) -> dict[str, Array]:
+    """Derivatives of the predictions by stream, (n, site, n_obs)."""
+    return jax.vmap(lambda v: jax.jvp(problem.predict, (z,), (v,))[1])(jnp.eye(z.size, dtype=z.dtype))
 
 
 @eqx.filter_jit
@@ -211,23 +226,29 @@ def groups_of(scores: Scores) -> list[Named]:
     return sorted(named, key=lambda each: -each.evidence)
 
 
-def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, number: int = 8) -> list[Named]:
-    """If any candidate raises an alarm: the `number` most likely groups, calibrated anew with their best candidate, the likely ones first.
+def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, number: int = 12) -> list[Named]:
+    """If any candidate raises an alarm: the `number` most likely, `EACH` at most of a group, calibrated anew; the likely groups first.
 
     A model far from right is not linear between its optimum and that of the right one, so that the tangent alone would name the wrong
     one of similar candidates. The log evidence is then the fall of J, with the prior of c in it, less half of log(1 + size^2/s^2).
     Groups whose evidence is against them are left out.
     """
-    groups = groups_of(scores)
-    if not any(each.alarm for each in groups):
+    groups = {each.group: each for each in groups_of(scores)}
+    if not any(each.alarm for each in groups.values()):
         return []
     names = [candidate.name for candidate in signals.candidates]
     kinds = [candidate.kind for candidate in scores.candidates]
-    done = []
-    for each in groups[:number]:
-        candidate = scores.candidates[each.best]
+    chosen: list[int] = []
+    for index in np.argsort(-log_evidence(scores), kind="stable"):
+        group = scores.candidates[index].group
+        if len(chosen) < number and sum(scores.candidates[other].group == group for other in chosen) < EACH:
+            chosen.append(int(index))
+    best: dict[tuple[str, str], Named] = {}
+    for index in chosen:
+        candidate = scores.candidates[index]
         expansion = signals.expansion(names.index(candidate.name))
-        found = refit(signals.expanded, observations, z, expansion, candidate.size, scores.coefficient[each.best])
-        gain = found.before - found.after + np.log(found.spread / candidate.size) - np.log(kinds.count(candidate.kind))
-        done.append(replace(each, refit=found, evidence=float(gain)))
-    return [each for each in sorted(done, key=lambda each: -each.evidence) if each.evidence > 0]
+        found = refit(signals.expanded, observations, z, expansion, candidate.size, scores.coefficient[index])
+        gain = float(found.before - found.after + np.log(found.spread / candidate.size) - np.log(kinds.count(candidate.kind)))
+        if gain > 0 and (candidate.group not in best or gain > best[candidate.group].evidence):
+            best[candidate.group] = replace(groups[candidate.group], best=index, refit=found, evidence=gain)
+    return sorted(best.values(), key=lambda each: -each.evidence)

@@ -8,6 +8,7 @@
 * `adjoint_dot_test`: the tangent-linear and the adjoint of the residuals are transposes, <G v, w> = <v, G'w>.
 * `scan`: J and its gradient are finite all over the prior box (apart, since it takes a thousand points).
 * `twin`: replace the observations by those of a known truth, with noise drawn from R.
+* `coverage`: over many twins, does a posterior say what it should? (apart too)
 
 A low Taylor order does not always mean a wrong derivative. It is also seen where
 
@@ -27,7 +28,6 @@ Reference: Farrell, Ham, Funke and Rognes (2013), SIAM Journal on Scientific Com
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -37,9 +37,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from landcal_jax.errors import complain
-from landcal_jax.model import Theta
-from landcal_jax.observations import Stream
 from landcal_jax.problem import Problem, evaluate
+from landcal_jax.testing_coverage import coverage as coverage
+from landcal_jax.testing_coverage import verdict as verdict
+from landcal_jax.twins import Twin as Twin
+from landcal_jax.twins import checked_vector, key_of
+from landcal_jax.twins import draw_errors as draw_errors
+from landcal_jax.twins import twin as twin
 
 STEPS = 0.25 * 2.0 ** -np.arange(27)
 """Step sizes of the Taylor test in units of the prior standard deviation: 0.25 down to 4e-9."""
@@ -65,10 +69,10 @@ def taylor_order(problem: Problem, z: ArrayLike, direction: ArrayLike | None = N
     Raises TypeError for a forward map without derivatives, ValueError for shapes that are not (n,).
     """
     problem.require_gradient("a Taylor test")
-    z = _vector(problem, z, "z")
+    z = checked_vector(problem, z, "z")
     if direction is None:
-        direction = jax.random.normal(_key(key), z.shape)
-    direction = _vector(problem, direction, "direction")
+        direction = jax.random.normal(key_of(key), z.shape)
+    direction = checked_vector(problem, direction, "direction")
     size = float(jnp.linalg.norm(direction))
     if not size > 0:
         raise ValueError(complain("a direction other than zero", f"{direction}", "leave it out for a random one"))
@@ -85,68 +89,10 @@ def adjoint_dot_test(problem: Problem, z: ArrayLike, key: Array | int = 0) -> fl
     About 1e-15 in float64; compare with 1e-12. NaN where a product is not finite.
     """
     problem.require_gradient("a dot-product test")
-    z = _vector(problem, z, "z")
-    forward, backward = (float(product) for product in _dot_products(problem, z, _key(key)))
+    z = checked_vector(problem, z, "z")
+    forward, backward = (float(product) for product in _dot_products(problem, z, key_of(key)))
     scale = max(abs(forward), abs(backward))
     return abs(forward - backward) / scale if scale else 0.0
-
-
-class Twin(NamedTuple):
-    """A twin experiment: the problem with pseudo-observations, and the truth they come from."""
-
-    problem: Problem
-    z: Array
-    theta: Theta
-
-
-def twin(problem: Problem, truth_z: ArrayLike | None = None, *, key: Array | int = 0, noise: bool = True) -> Twin:
-    """Replace the observations of `problem` by those of a known truth.
-
-    `truth_z` (n,) is drawn from the prior without it. `noise` adds errors drawn from R: measurement and model error,
-    correlated in time where the stream is. Gaps stay gaps.
-    Raises ValueError if the run of the truth is not finite where something was observed.
-    """
-    of_truth, of_noise = jax.random.split(_key(key))
-    z = problem.space.sample(of_truth, 1)[0] if truth_z is None else _vector(problem, truth_z, "truth_z")
-    predicted = problem.predict(z)
-    streams = {}
-    for index, (name, stream) in enumerate(problem.observations.items()):
-        lost = int(jnp.sum(stream.mask & ~jnp.isfinite(predicted[name])))
-        if lost:
-            raise ValueError(complain(
-                f"a truth whose run gives finite {name}", f"{lost} values that are not finite",
-                "take another key or truth_z; landcal_jax.testing.check(problem) scans the prior for such runs"))
-        error = draw_errors(stream, jax.random.fold_in(of_noise, index)) if noise else 0.0
-        streams[name] = stream.with_values(predicted[name] + error)
-    return Twin(problem.with_observations(problem.observations.with_streams(streams)), z, problem.space.physical(z))
-
-
-def draw_errors(stream: Stream, key: Array) -> Array:
-    """One draw of the observation errors of `stream` from its R, (site, n_obs); zero where nothing was observed."""
-    def drawn(key):
-        return jax.random.normal(key, stream.values.shape, stream.values.dtype)
-
-    if stream.model_error.days is None:
-        whole = drawn(key)
-        if stream.correlation is not None:
-            whole = _remembering(whole, stream.chain.decay(stream.correlation.days), stream.mask)
-        return jnp.where(stream.mask, stream.standard_deviation * whole, 0.0)
-    of_model, of_instrument = jax.random.split(key)
-    modelled = _remembering(drawn(of_model), stream.chain.decay(stream.model_error.days[:, None]), stream.mask)
-    return jnp.where(stream.mask, stream.sigma * drawn(of_instrument) + stream.model_error_deviation * modelled, 0.0)
-
-
-def _remembering(white: Array, decay: tuple[Array, Array], mask: Array) -> Array:
-    """A Markov process of variance one along the observed values, from independent draws (site, n_obs)."""
-    rho, remainder = decay
-
-    def forwards(previous, now):
-        rho, remainder, white, observed = now
-        error = jnp.where(observed, rho * previous + jnp.sqrt(remainder) * white, previous)
-        return error, error
-
-    _, errors = jax.lax.scan(forwards, jnp.zeros(len(white), white.dtype), (rho.T, remainder.T, white.T, mask.T))
-    return errors.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +162,7 @@ def check(problem: Problem, n: int = 8, key: Array | int = 0) -> Report:
     problem.require_gradient("a check of derivatives")
     if n < 1:
         raise ValueError(complain("at least one point", f"n={n}", "give for example n=8"))
-    of_points, of_corners, of_tests = jax.random.split(_key(key), 3)
+    of_points, of_corners, of_tests = jax.random.split(key_of(key), 3)
     drawn = np.asarray(problem.space.sample(of_points, n))
     corners = _corners(problem, n, of_corners)
     kind = ("default",) + ("prior",) * len(drawn) + ("corner",) * len(corners)
@@ -273,7 +219,7 @@ def scan(problem: Problem, n: int = 1000, key: Array | int = 0, *, batch_size: i
     z = +-6 where the prior is bounded (2e-9 of its mass from the bound) and +-3 where it is not.
     """
     problem.require_gradient("a scan of gradients")
-    of_draws, of_edges = jax.random.split(_key(key))
+    of_draws, of_edges = jax.random.split(key_of(key))
     reach = np.abs(_corners(problem, 1, of_edges)[0])
     edges = np.clip(np.asarray(jax.random.normal(of_edges, (n - n // 2, problem.space.size))) * reach, -reach, reach)
     Z = np.concatenate([np.asarray(problem.space.sample(of_draws, n // 2)), edges])
@@ -353,15 +299,3 @@ def _corners(problem: Problem, n: int, key: Array) -> np.ndarray:
     # With a correlation, shrink each corner to where its farthest parameter is as far out as without.
     farthest = np.max(np.abs(corners @ np.asarray(problem.space.factor).T) / reach, axis=1, keepdims=True)
     return corners / farthest
-
-
-def _vector(problem: Problem, vector: ArrayLike, name: str) -> Array:
-    vector = jnp.asarray(vector, float)
-    if vector.shape != (problem.space.size,):
-        raise ValueError(complain(f"{name} of shape ({problem.space.size},)", f"shape {vector.shape}",
-                                  "problem.space.whiten(theta) makes one from physical parameters"))
-    return vector
-
-
-def _key(key: Array | int) -> Array:
-    return jax.random.key(key) if isinstance(key, int | np.integer) else key

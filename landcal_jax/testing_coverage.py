@@ -50,7 +50,7 @@ from landcal_jax.rank_statistics import (
     shape_of,
     thinned,
 )
-from landcal_jax.testing import Twin, draw_errors, twin
+from landcal_jax.twins import Twin, draw_errors, twin
 
 HOPELESS = 3
 """After so many failed twins and none that worked, the fault is not one of chance."""
@@ -215,7 +215,7 @@ class _Recipe:
             bands = self._bands(made.problem, z, quantiles, of_bands)
         exact = made.problem.predict(made.z)
         shares = {"predicted": [], "observed": []}
-        for index, (name, stream) in enumerate(made.problem.observations.items()):
+        for index, (name, stream) in enumerate(made.problem.observations_at(made.theta).items()):
             true, mask = np.asarray(exact[name]), np.asarray(stream.mask)
             new = true + np.asarray(draw_errors(stream, jax.random.fold_in(of_new, index)))
             shares["predicted"].append(_inside(bands[name], true, np.isfinite(true)))
@@ -224,13 +224,12 @@ class _Recipe:
 
     def _bands(self, problem: Problem, z: np.ndarray, quantiles: Sequence[float], key: Array) -> dict[str, np.ndarray]:
         """Quantiles of predictions at draws `z`, and with observation errors, as `Posterior.predictive` names them."""
-        bands = {}
         # Filled up for the same reason as above.
-        for index, (name, values) in enumerate(problem.ensemble(np.resize(z, (self.draws, z.shape[1]))).items()):
-            values = values[: len(z)]
+        filled = np.resize(z, (self.draws, z.shape[1]))
+        drawn, bands = _many_errors(problem, jnp.asarray(filled), jax.random.split(key, self.draws)), {}
+        for name, values in problem.ensemble(filled).items():
+            values, errors = values[: len(z)], np.asarray(drawn[name])[: len(z)]
             good = np.isfinite(values).all(axis=(1, 2))
-            keys = jax.random.split(jax.random.fold_in(key, index), self.draws)
-            errors = np.asarray(_many_errors(problem.observations[name], keys))[: len(z)]
             bands[name], bands[f"{name}_total"] = (np.quantile(part[good], quantiles, axis=0) for part in (values, values + errors))
         return bands
 
@@ -260,8 +259,13 @@ def _physical(space: ParameterSpace, z: Array) -> Array:
 
 
 @eqx.filter_jit
-def _many_errors(stream, keys: Array) -> Array:
-    return jax.vmap(lambda key: draw_errors(stream, key))(keys)
+def _many_errors(problem: Problem, Z: Array, keys: Array) -> dict[str, Array]:
+    """Observation errors by stream, (draw, site, n_obs), of the R that each draw has."""
+    def one(z, key):
+        streams = problem.observations_at(problem.theta(z)).items()
+        return {name: draw_errors(stream, jax.random.fold_in(key, index)) for index, (name, stream) in enumerate(streams)}
+
+    return jax.vmap(one)(Z, keys)
 
 
 def _inside(bands: np.ndarray, values: np.ndarray, where: np.ndarray) -> list[float]:

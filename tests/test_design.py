@@ -10,6 +10,7 @@ from test_identifiability import dalec_twin, linear, words_of
 
 from landcal_jax import plot_identifiability
 from landcal_jax.design import expected_posterior, rank_observations
+from landcal_jax.error_model import ModelError
 from landcal_jax.forward import FunctionForward
 from landcal_jax.identifying import identifiability, sentences
 from landcal_jax.models.linear_gaussian import LinearGaussian
@@ -58,6 +59,16 @@ def test_expected_posterior_is_the_posterior_once_the_data_are_taken(oracle):
     taken = identifiability(problem.with_observations(Observations(
         {"old": problem.observations["old"], "new": Stream(oracle.y[4:], sigma[4:])})), jnp.zeros(5))
     np.testing.assert_allclose(taken["sd_ratio"], ds["sd_after"], rtol=1e-9)
+
+
+def test_errors_in_proportion_are_those_of_what_is_predicted():
+    """The values of a stream that is not yet observed do not matter, also where its error would be a share of them."""
+    matrices = {"old": np.array([[1.0, 0.0]]), "new": np.array([[3.0, 0.0], [0.0, 4.0]])}
+    problem = linear(matrices, {"old": Stream([0.0], 1.0)}, {f"x{i}": Parameter.normal(10.0, 1.0) for i in range(2)})
+    for values in ([0.0, 0.0], [500.0, -500.0]):
+        ds = expected_posterior(problem, jnp.zeros(2), {"new": Stream(values, 0.1, model_error=ModelError(0.0, proportional=0.2))})
+        variance = 0.01 + (0.2 * np.array([30.0, 40.0])) ** 2
+        np.testing.assert_allclose(ds["sd_after"], 1 / np.sqrt([2 + 9 / variance[0], 1 + 16 / variance[1]]), rtol=1e-10)
 
 
 @pytest.fixture(scope="module")

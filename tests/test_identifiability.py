@@ -372,3 +372,10 @@ def test_a_model_without_tangent_linear_is_told_what_works():
         identifiability(problem, jnp.zeros(1))
     ds = identifiability(problem.finite_difference(), jnp.zeros(1))
     np.testing.assert_allclose(ds["variance_reduction"], 0.5, rtol=1e-6)
+
+
+def test_free_errors_are_refused_with_what_works():
+    problem = linear({"y": np.eye(2)}, {"y": Stream([0.0, 0.0], 1.0, model_error=0.5)})
+    for threshold in (None, 0.01):
+        with pytest.raises(TypeError, match="estimate_errors"):
+            identifiability(problem.with_error_parameters(["y"]), jnp.zeros(3), threshold=threshold)

@@ -126,10 +126,11 @@ def test_outputs_nobody_observed_have_bands_on_every_step(posterior, spread, dra
     bands = posterior.predictive(problem=alone, outputs=["lost"], quantiles=ONE_SD, draws=draws)
     assert bands["lost"].dims == ("quantile", "site", "step") and bands["lost"].shape == (1, 1, STEPS)
     assert bands["lost_sd_parameters"].dims == ("site", "step") and "lost_total" not in bands and "total_total" in bands
-    assert bands["lost"].attrs["units"] == "gC m-2 d-1"
+    assert bands["lost"].attrs["units"] == "gC m-2 d-1" and list(bands["site"].values) == ["site 0"]
     np.testing.assert_array_equal(bands["time"][0], np.arange(STEPS).astype("datetime64[D]"))
     # The same as those of the stream that observes it.
     both = posterior.predictive(quantiles=ONE_SD, draws=draws)
+    np.testing.assert_array_equal(both["lost_time"][0], posterior.problem.observations["lost"].time[0])
     np.testing.assert_allclose(bands["lost"].values, both["lost"].values, rtol=1e-12)
     np.testing.assert_allclose(bands["total"].values, both["total"].values, rtol=1e-12)
     if draws is None:

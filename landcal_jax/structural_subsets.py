@@ -1,0 +1,101 @@
+"""Do parts of the data agree on the parameters? Calibration on one stream, or one site, alone, the others always scored.
+
+Linearised at the joint MAP, a part s of the data has its own optimum z_s. If the model is right, z_s - z is N(0, C_s - C), C_s and C the
+posterior covariances of the part and of all (a Hausman test: Hausman 1978, Econometrica 46:1251). What the fit of a part costs the others
+is shown by a calibration on it with the model itself.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.stats import chi2
+
+from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.information import listed, root_of
+from landcal_jax.observations import Observations
+from landcal_jax.problem import Problem
+from landcal_jax.solving import solve
+from landcal_jax.structural_findings import Finding, p_text
+from landcal_jax.structural_signals import quantity_words
+from landcal_jax.structural_tests import Whitened
+
+DIFFERS = 0.1
+"""Least share of the variance of the part's posterior that the other data must take away for a direction to be compared."""
+
+
+def parted(problem: Problem, observations: Observations, whitened: Whitened, z: np.ndarray, refits: bool) -> Iterator[Finding]:
+    """One finding a stream (if there are several) and one a site (if there are several)."""
+    if len(observations) > 1:
+        for name in observations:
+            weights = {other: np.where(other == name, 1.0, 0.0) for other in observations}
+            yield from _compared(problem, observations, whitened, z, whitened.rows[name], weights, name, "stream", refits)
+    if len(observations.sites) > 1:
+        for n, site in enumerate(observations.sites):
+            weights = {name: np.arange(len(observations.sites)) == n for name in observations}
+            rows = np.flatnonzero(whitened.sites == n)
+            if len(rows):
+                yield from _compared(problem, observations, whitened, z, rows, weights, site, "site", refits)
+
+
+def own_optimum(whitened: Whitened, rows: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """z_s - z (n,) of the data in `rows`, the statistic of the difference, and its degrees of freedom."""
+    prior = whitened.sites < 0
+    kept = np.concatenate([np.flatnonzero(prior), rows])
+    part, whole = whitened.G[kept].T @ whitened.G[kept], whitened.G.T @ whitened.G
+    away = -np.linalg.solve(part, whitened.G[kept].T @ whitened.r[kept])
+    joint = -np.linalg.solve(whole, whitened.G.T @ whitened.r)  # not quite zero where J ends at a kink
+    root = np.linalg.cholesky(part)
+    # In units of the part's own posterior: C_s is the identity there.
+    values, vectors = np.linalg.eigh(np.linalg.solve(root, np.linalg.solve(root, whole).T))
+    share = 1 - 1 / np.maximum(values, 1.0)
+    told = vectors.T @ (root.T @ (away - joint))
+    seen = share > DIFFERS
+    return away - joint, float(np.sum(told[seen] ** 2 / share[seen])), int(seen.sum())
+
+
+def _compared(problem: Problem, observations: Observations, whitened: Whitened, z: np.ndarray, rows: np.ndarray,
+              weights: Mapping[str, np.ndarray], name: str, what: str, refits: bool) -> Iterator[Finding]:
+    away, statistic, degrees = own_optimum(whitened, rows)
+    if not degrees:
+        return
+    log_p = float(chi2.logsf(statistic, degrees))
+    L, labels = root_of(problem.space), problem.space.labels
+    shift = L @ away
+    furthest = [labels[i] for i in np.argsort(-np.abs(shift))[:3]]
+    scores = _scores(problem, observations, z, weights, name, what) if refits else {}
+    numbers = {what: name, "shift": shift, "statistic": statistic, "degrees": degrees, "scores": scores}
+    words = quantity_words(name) if what == "stream" else name
+    degraded = "; ".join(
+        f"chi-square per value of {quantity_words(other) if what == 'stream' else other} {before:.2f} fitted together, {alone:.2f} fitted to {words} alone"
+        for other, (before, alone) in scores.items() if np.isfinite(before))
+    first = (f"{words[:1].upper()}{words[1:]} alone wants other parameters than all streams together" if what == "stream" else
+             f"{name} alone wants other parameters than all sites together")
+    yield Finding(
+        "stream conflict" if what == "stream" else "site conflict",
+        f"{first}, above all {listed(furthest)} (chi-square {statistic:.1f} for {degrees} directions; {p_text(log_p)}"
+        + (f"; {degraded})." if degraded else ")."),
+        "One set of parameters cannot serve both: a process that they share is wrong, or one of them is biased (see the causes)."
+        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for what these sites "
+        "have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
+
+
+def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights: Mapping[str, np.ndarray], name: str, what: str,
+            ) -> dict[str, tuple[float, float]]:
+    """Chi-square per value by stream (or site): with the joint calibration, and with one on the part alone."""
+    alone = observations.with_streams({
+        other: eqx.tree_at(lambda stream: stream.weight, stream, stream.weight * jnp.asarray(weights[other], float))
+        for other, stream in observations.items()})
+    found = solve(problem.with_observations(alone), LevenbergMarquardt(), z0=jnp.asarray(z), throw=False, progress=False)
+    both = [_squares(problem, observations, at) for at in (jnp.asarray(z), found.z)]
+    if what == "stream":
+        return {other: tuple(float(np.nanmean(squares[other])) for squares in both) for other in observations}
+    return {site: tuple(float(np.nanmean(np.concatenate([squares[other][n] for other in observations]))) for squares in both)
+            for n, site in enumerate(observations.sites)}
+
+
+def _squares(problem: Problem, observations: Observations, z: Array) -> dict[str, np.ndarray]:
+    predicted = problem.predict(z)
+    return {name: np.where(np.asarray(stream.mask), np.asarray(stream.whitened(predicted[name])) ** 2, np.nan) for name, stream in observations.items()}

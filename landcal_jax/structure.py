@@ -1,0 +1,265 @@
+"""What is wrong with a calibrated model? A report that tests it against its own assumptions, and names what is wrong.
+
+    findings = landcal_jax.structure.examine(calibration)      # or examine(problem, result, posterior)
+    findings.quiet                                             # True: nothing stands out of chance
+    findings.top.sentence                                      # what is most likely wrong
+    findings.write("structure.html")
+
+Causes come first: expansions of the model that explain what its residuals hold (`structural_signals` has the candidates,
+`structural_tests` the tests), each calibrated anew. Then the signs that something is wrong: residuals too large or too small, with memory
+or seasons, streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
+
+Alarms are rare by design: with a right model, and right R, one report in twenty has one (`alarm`), half of that for the causes, whose
+threshold is simulated, half shared by all the tests of signs (Bonferroni).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from landcal_jax import structural_checks, structural_parameters, structural_subsets
+from landcal_jax.errors import complain
+from landcal_jax.experiment import Calibration
+from landcal_jax.information import point_of
+from landcal_jax.observations import Observations
+from landcal_jax.posterior import Posterior
+from landcal_jax.problem import Problem
+from landcal_jax.solvers import Result, Status
+from landcal_jax.structural_findings import Finding as Finding
+from landcal_jax.structural_findings import p_text
+from landcal_jax.structural_predictive import predictive_checks
+from landcal_jax.structural_signals import Candidate, signals_of
+from landcal_jax.structural_tests import Named, Scores, Whitened, groups_of, refitted, score_tests, whitened_at, whitened_directions
+
+AS_GOOD = 3.0
+"""Difference of log evidence, a factor of 20, below which another cause explains the data nearly as well."""
+SUMMED = ("chi-square", "predictive")
+"""Kinds of which the page shows alarms only, since they are many."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Findings in the order of their weight: causes by their evidence, then failures, then signs by their p-value.
+
+    `problem`, `z`: what was examined; `whitened`: its residuals and their Jacobian; `scores`: the tests of all candidates; `named`: the
+    groups of candidates that explain the residuals; `notes`: what could not be tested. Iterating gives `Finding` after `Finding`.
+    """
+
+    found: tuple[Finding, ...]
+    problem: Problem
+    z: np.ndarray
+    whitened: Whitened
+    scores: Scores
+    named: tuple[Named, ...]
+    title: str = "Structure of a calibrated model"
+    notes: tuple[str, ...] = ()
+    observations: Observations = field(default=None, repr=False)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that stand out of chance or need attention."""
+        return tuple(each for each in self.found if each.alarm)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is no alarm."""
+        return not self.alarms
+
+    @property
+    def top(self) -> Finding | None:
+        """The first alarm, None if there is none."""
+        return next(iter(self.alarms), None)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of all alarms in their order; one that says so if there is none."""
+        if self.quiet:
+            return (f"Nothing stands out of chance: {len(self.scores.t)} candidates for an error of the model and "
+                    f"{sum(not np.isnan(each.log_p) for each in self.found)} tests of its residuals and parameters are quiet.",)
+        return tuple(each.sentence for each in self.alarms)
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Findings as a Dataset: `finding` (sentence, advice, kind, log p, evidence, alarm, cause) and `candidate` (t, coefficient, ...)."""
+        rows, scores = self.found, self.scores
+        data: dict[str, Any] = {
+            name: ("finding", np.array([getattr(row, name) for row in rows], dtype=object if kind is str else kind))
+            for name, kind in (("kind", str), ("sentence", str), ("advice", str), ("log_p", float), ("evidence", float), ("alarm", bool),
+                               ("cause", bool))}
+        about = {"t": scores.t, "inflation": scores.inflation, "coefficient": scores.coefficient, "coefficient_sd": scores.spread,
+                 "kept": scores.kept, "candidate_log_p": scores.log_p}
+        data |= {name: ("candidate", values) for name, values in about.items()}
+        data |= {f"candidate_{name}": ("candidate", np.array([getattr(each, name) for each in scores.candidates], dtype=object))
+                 for name in ("kind", "words", "detail", "unit")}
+        coords = {"candidate": [each.name for each in scores.candidates]}
+        return xr.Dataset(data, coords, {"title": self.title, "threshold": scores.threshold, "quiet": int(self.quiet),
+                                         "notes": "\n".join(self.notes)})
+
+    def write(self, path: str | Path) -> Path:
+        """Write the report, one HTML file with its figures, and return its path."""
+        from landcal_jax import report_structure  # here, because figures bring matplotlib
+
+        return report_structure.write(self, path)
+
+
+def examine(
+    calibrated: Calibration | Problem, result: Result | Array | None = None, posterior: Posterior | None = None, *,
+    candidates: Mapping[str, Mapping[str, Any]] | None = None, more: Sequence[Finding] = (), diagnosis: Any = None, refits: bool = True,
+    alarm: float = 0.05, seed: int = 0,
+) -> Findings:
+    """Examine a calibrated model; see the module.
+
+    `calibrated`: a Calibration, or a Problem with its `result` (a Result, or z (n,)) and, if there is one, its `posterior`, which then
+    gives the draws of the predictive checks. `candidates`: errors of your own to be tested, name -> {stream: direction (site, n_obs)},
+    the derivative of the predictions with respect to a coefficient. `more`: findings of others, such as of an emulator out of its depth,
+    to be ranked with these. `diagnosis`: that of the chains of a sampler, anything with `sentences` and `passed`. `refits`: calibrate
+    anew with the candidates that stand out and on parts of the data; without it their order is that of the tangent. `alarm`: the
+    chance that a right model raises any alarm.
+
+    Raises TypeError for a model without tangent-linear, ValueError if the run at z is not finite or there is no result.
+    """
+    title = "Structure of a calibrated model"
+    if isinstance(calibrated, Calibration):
+        problem, result, posterior = calibrated.experiment.problem, calibrated.result, calibrated.posterior
+        title = f"Structure: {calibrated.experiment.title}"
+    else:
+        problem = calibrated
+    if result is None:
+        raise ValueError(complain("a Calibration, or a Problem with its result", "a Problem alone", "examine(problem, solve(problem, ...))"))
+    if not problem.has_tangent:
+        raise TypeError(complain("a model with a tangent-linear, to see what its parameters take up", problem.forward.description,
+                                 "problem.finite_difference(), or an emulator of it"))
+    z = np.asarray(point_of(problem, result))
+    observations = problem.observations_at(problem.theta(jnp.asarray(z)))
+    whitened = whitened_at(problem, z, observations)
+    signals = signals_of(problem, jnp.asarray(z), candidates)
+    directions = whitened_directions(observations, signals, problem.predict(jnp.asarray(z)), whitened)
+    scores = score_tests(whitened, signals.candidates, directions, alarm=alarm / 2, seed=seed)
+    named = refitted(scores, signals, observations, jnp.asarray(z)) if refits else [each for each in groups_of(scores) if each.alarm]
+    draws = _draws(posterior, whitened, z, seed)
+    signs = [*structural_checks.sizes(whitened, observations.sites), *structural_checks.memories(whitened, observations.sites),
+             *structural_checks.seasons(whitened, observations.sites),
+             *structural_subsets.parted(problem, observations, whitened, z, refits and problem.errors is None),
+             *structural_parameters.prior_conflict(problem, observations, whitened, z), *structural_parameters.moved(problem, z),
+             *structural_parameters.bounds(problem, whitened, z), *structural_parameters.unseen(problem, whitened),
+             *predictive_checks(problem, observations, whitened, z, draws, seed)]
+    if problem.forward.traceable:
+        signs += structural_parameters.failures(problem, seed)
+    tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
+    signs = [each.judged(alarm / 2, max(tests, 1)) for each in (*signs, *more)]
+    found = [*_ended(result), *_causes(scores, named), *_of_chains(diagnosis), *sorted(signs, key=_weight)]
+    return Findings(tuple(found), problem, z, whitened, scores, tuple(named), title, signals.notes, observations)
+
+
+def _weight(finding: Finding) -> tuple[bool, bool, float]:
+    return not finding.alarm, not np.isnan(finding.log_p), np.nan_to_num(finding.log_p)
+
+
+def _draws(posterior: Posterior | None, whitened: Whitened, z: np.ndarray, seed: int) -> np.ndarray:
+    """Draws of the posterior (draw, n); of the Gauss-Newton approximation where none is given."""
+    if posterior is not None:
+        return np.asarray(posterior.z)[:: max(1, len(posterior.z) // 400)]
+    root = np.linalg.cholesky(np.linalg.inv(whitened.G.T @ whitened.G))
+    return z + np.asarray(jax.random.normal(jax.random.key(seed), (400, len(z)))) @ root.T
+
+
+def _ended(result: Result | Array) -> Iterator[Finding]:
+    """How the solve ended, and whether its starts agree."""
+    if not isinstance(result, Result):
+        return
+    if result.status < 0 or result.status in (Status.MAX_STEPS, Status.OUT_OF_SPAN, Status.OUT_OF_BOUNDS, Status.SUBSPACE):
+        yield Finding("solver", f"The solve has not ended at a minimum: {result.status.sentence}.",
+                      "Solve on from here (z0=result, more steps), or with Levenberg-Marquardt from several starts; all that follows is about "
+                      "where it stands.", alarm=True, figure="starts")
+    ends = np.sort(np.asarray(result.details.get("end_cost", ())))
+    ends = ends[np.isfinite(ends)]
+    if len(ends) > 2 and ends[1] - ends[0] > 2:
+        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start alone found it.",
+                      "A lower minimum may be left: more starts (MultiStart(number=)), or other seeds.", figure="starts",
+                      numbers={"end_cost": ends})
+
+
+def _of_chains(diagnosis: Any) -> Iterator[Finding]:
+    """What the diagnosis of chains says, if any."""
+    if diagnosis is not None and not diagnosis.passed:
+        for sentence in diagnosis.sentences:
+            yield Finding("chains", str(sentence), "Run the chains longer or from the other side of what separates them.", alarm=True)
+
+
+def _causes(scores: Scores, named: Sequence[Named]) -> Iterator[Finding]:
+    """One finding a group that explains the residuals; the first says what else explains them."""
+    for place, each in enumerate(named):
+        candidate = scores.candidates[each.best]
+        others = [scores.candidates[other.best].words for other in named[1:] if named[0].evidence - other.evidence < AS_GOOD]
+        rank = ""
+        if place == 0 and each.refit is not None:
+            rank = (f" {'; '.join(others).capitalize()} explains the data nearly as well and cannot be told apart." if others else
+                    f" The next best explanation, {scores.candidates[named[1].best].words}, is a factor of "
+                    f"{_times(each.evidence - named[1].evidence)} less likely." if len(named) > 1 else "")
+        yield Finding("cause", f"{_named(candidate, scores, each)}{rank}", _advice(candidate, each), float(scores.log_family[each.best]),
+                      cause=True, alarm=True, evidence=each.evidence, figure="cause", subject=" ".join(each.group),
+                      numbers={"group": each.group, "candidate": candidate.name, "t": float(scores.t[each.best]),
+                               "kept": float(scores.kept[each.best])})
+
+
+def _times(difference: float) -> str:
+    return f"{np.exp(difference):.0f}" if difference < 7 else f"10^{difference / np.log(10):.0f}"
+
+
+def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
+    """The sentence of a cause."""
+    refit = each.refit
+    c, spread = (scores.coefficient[each.best], scores.spread[each.best]) if refit is None else (refit.coefficient, refit.spread)
+    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.threshold:.1f} among {len(scores.t)} candidates, "
+         f"{p_text(float(scores.log_family[each.best]))}")
+    fell = "" if refit is None else f" With it J falls from {refit.before:.1f} to {refit.after:.1f}"
+    change = {
+        "driver": f"{candidate.words[:1].upper()}{candidate.words[1:]}: the observations ask for {_amount(candidate, c, spread)}",
+        "observation": f"{candidate.words[:1].upper()}{candidate.words[1:]}: against the model they have {_amount(candidate, c, spread)}",
+        "process": f"{candidate.words[:1].upper()}{candidate.words[1:]} is not that of the model: the observations ask for "
+                   f"{candidate.detail}, by exp({c:.2g} +- {spread:.2g}) for a standard deviation of it",
+        "user": f"{candidate.words[:1].upper()}{candidate.words[1:]} is in the observations and not in the model, with the coefficient "
+                f"{c:.3g} +- {spread:.2g}"}[candidate.kind]
+    return f"{change}.{fell} ({t})." if fell else f"{change} ({t})."
+
+
+def _amount(candidate: Candidate, c: float, spread: float) -> str:
+    if candidate.name.endswith("_factor"):
+        return f"{candidate.detail}, {1 + c:.3g} +- {spread:.2g}"
+    return f"{candidate.detail}, {c:+.3g} +- {spread:.2g} {candidate.unit}".rstrip()
+
+
+def _advice(candidate: Candidate, each: Named) -> str:
+    """What to do about a cause."""
+    if candidate.kind == "driver":
+        return ("Check the sensor, its gaps and units, against a reanalysis or a neighbour; then calibrate again with the driver corrected. "
+                "Parameters have taken up what they could of it, so that the size is a lower limit where the model is not linear.")
+    if candidate.kind == "observation":
+        return "Check the instrument and its processing (energy balance closure, gap filling, units), or give the stream an offset of its own."
+    if candidate.kind == "user":
+        return "Put it into the model and calibrate again."
+    return (f"Look at the equation of this response, and give the model one with a free parameter for it ({candidate.name}); a process that is "
+            "missing altogether looks the same. Then calibrate and examine again.")
+
+
+def with_extra(findings: Findings, *more: Finding) -> Findings:
+    """The same findings with others added in their place, such as those of an emulator."""
+    causes = [each for each in findings.found if each.cause or each.kind == "solver"]
+    rest = sorted([*(each for each in findings.found if each not in causes), *more], key=_weight)
+    return dataclasses.replace(findings, found=tuple([*causes, *rest]))

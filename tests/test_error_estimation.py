@@ -1,0 +1,363 @@
+"""Estimation of R: closed forms in linear problems, dense likelihoods, fixed points, and what short streams lean on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landcal_jax.error_estimation import blocks_of_years, default_parts, estimate_errors
+from landcal_jax.error_fitting import log_marginal, log_score, prepared
+from landcal_jax.error_model import ModelError
+from landcal_jax.error_moments import lagged
+from landcal_jax.forward import FunctionForward
+from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
+from landcal_jax.parameters import Parameter, ParameterSpace
+from landcal_jax.problem import Problem
+from landcal_jax.solving import solve
+from landcal_jax.testing import draw_errors
+
+SIGMA = 0.1
+WIDE = 100.0  # standard deviation of a prior that says nothing
+
+
+def days(number, start="2001-01-01"):
+    return np.datetime64(start) + np.arange(number)
+
+
+def columns_of(number, parameters, seed=7):
+    return np.random.default_rng(seed).standard_normal((number, parameters))
+
+
+def linear(streams: dict[str, tuple[np.ndarray, Stream]], parameters: int, prior: float = WIDE) -> Problem:
+    """y = A x + e: stream -> (A (site, n_obs, parameters), Stream)."""
+    matrices = {name: jnp.asarray(np.atleast_3d(A) if A.ndim == 3 else A[None]) for name, (A, _) in streams.items()}
+    space = ParameterSpace({"x": Parameter.normal(np.zeros(parameters), prior, dims="item")}, {"item": list(range(parameters))})
+    forward = FunctionForward(lambda theta: {name: A @ theta["x"] for name, A in matrices.items()})
+    return Problem(space, forward, Observations({name: stream for name, (_, stream) in streams.items()}))
+
+
+def one_stream(number, parameters, error: ModelError, seed, *, gaps=0.0, prior=WIDE) -> Problem:
+    """One stream with errors drawn from `error` and measurement errors of `SIGMA`; the truth is x = 1."""
+    A = columns_of(number, parameters)
+    observed = np.random.default_rng(99).random(number) >= gaps
+    stream = Stream(np.zeros(number), SIGMA, time=days(number), mask=observed, model_error=error)
+    made = np.asarray(draw_errors(stream, jax.random.key(seed)))[0] + A @ np.ones(parameters)
+    return linear({"flux": (A, stream.with_values(made[None]).with_model_error(0.3))}, parameters, prior)
+
+
+def solved(problem):
+    return solve(problem, LevenbergMarquardt(), progress=False)
+
+
+def ordinary(problem):
+    """Residuals of ordinary least squares, and how many values there are."""
+    stream = problem.observations["flux"]
+    mask = np.asarray(stream.mask)[0]
+    G = np.asarray(jax.jacobian(lambda z: problem.predict(z)["flux"][0])(jnp.zeros(problem.space.size)))[mask]
+    y = np.asarray(stream.values)[0][mask]
+    return y - G @ np.linalg.lstsq(G, y, rcond=None)[0], mask.sum()
+
+
+# ------------------------------------------------------------------------------------------------------- the marginal likelihood
+
+def test_parameters_that_fit_noise_do_not_make_it_look_small():
+    """Restricted maximum likelihood: the sum of squares over n - p, exactly, where the prior of theta says nothing."""
+    problem = one_stream(40, 12, ModelError(1.0), 3)
+    estimate = estimate_errors(problem, solved(problem), parts={"flux": ["constant"]}, prior_weight=0.0)
+    residuals, n = ordinary(problem)
+    variance = float(estimate.problem.observations["flux"].model_error.constant[0]) ** 2 + SIGMA**2
+    assert variance == pytest.approx(np.sum(residuals**2) / (n - 12), rel=1e-3)
+    assert estimate.converged
+    # The variance of a logarithm of a variance from k values is 2 / k.
+    relative = float(estimate.table["constant_standard_error"][-1, 0, 0]) / np.sqrt(variance - SIGMA**2)
+    assert relative == pytest.approx(1 / np.sqrt(2 * (n - 12)), rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["marginal", "residuals"])
+def test_the_variance_is_unbiased_over_seeds(method):
+    found = []
+    for seed in range(30):
+        problem = one_stream(30, 10, ModelError(1.0), seed)
+        estimate = estimate_errors(problem, solved(problem), method=method, parts={"flux": ["constant"]}, prior_weight=0.0)
+        found.append(float(estimate.problem.observations["flux"].model_error.constant[0]) ** 2 + SIGMA**2)
+    # Of 20 degrees of freedom each: relative standard error sqrt(2 / 20 / 30) = 6 %; dividing by n would give 0.67.
+    assert np.mean(found) == pytest.approx(1.0 + SIGMA**2, abs=0.17)
+
+
+def dense_problem():
+    error = ModelError([0.8, 0.5], proportional=[0.1, 0.0], seasonal=[[0.3, -0.2], [0.0, 0.4]], correlation_days=[4.0, 9.0],
+                       level=np.abs(columns_of(2, 50)))
+    rng = np.random.default_rng(4)
+    stream = Stream(rng.standard_normal((2, 50)), 0.3, time=days(50), mask=rng.random((2, 50)) > 0.3, model_error=error)
+    other = Stream(rng.standard_normal((2, 20)), 0.5, model_error=0.2)
+    observations = Observations({"flux": stream, "other": other})
+    departures = {name: jnp.where(each.mask, each.values, 0.0) for name, each in observations.items()}
+    columns = {name: jnp.where(each.mask, rng.standard_normal((3, *each.values.shape)), 0.0) for name, each in observations.items()}
+    return observations, departures, columns
+
+
+def dense_covariance(stream):
+    """R of all observed values of a stream, sites one after the other."""
+    blocks = []
+    for site, mask in enumerate(np.asarray(stream.mask)):
+        s, sigma = (np.asarray(array)[site][mask] for array in (stream.model_error_deviation, stream.sigma))
+        C = np.eye(mask.sum())
+        if stream.model_error.days is not None:
+            time = np.asarray(stream.minutes)[site][mask] / 1440.0
+            C = np.exp(-np.abs(time[:, None] - time) / float(stream.model_error.days[site]))
+        blocks.append(np.diag(sigma**2) + s[:, None] * C * s)
+    return blocks
+
+
+def block_diagonal(blocks):
+    whole = np.zeros((sum(map(len, blocks)),) * 2)
+    start = 0
+    for block in blocks:
+        whole[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
+    return whole
+
+
+def test_the_density_equals_the_dense_one_with_gaps_memory_season_and_share():
+    observations, departures, columns = dense_problem()
+    R = block_diagonal([block for _, stream in observations.items() for block in dense_covariance(stream)])
+    masks = {name: np.asarray(stream.mask) for name, stream in observations.items()}
+    d = np.concatenate([np.asarray(departures[name])[mask] for name, mask in masks.items()])
+    F = np.concatenate([np.asarray(columns[name])[:, mask] for name, mask in masks.items()], axis=1)
+    whole = R + F.T @ F
+    wanted = -0.5 * (np.linalg.slogdet(whole)[1] + d @ np.linalg.solve(whole, d))
+    assert float(log_marginal(observations, departures, columns)) == pytest.approx(wanted, rel=1e-11)
+
+
+def test_the_score_is_that_of_single_days():
+    observations, departures, columns = dense_problem()
+    wanted = 0.0
+    for name, stream in observations.items():
+        for site, mask in enumerate(np.asarray(stream.mask)):
+            variance = (np.asarray(stream.standard_deviation) ** 2 + np.sum(np.asarray(columns[name]) ** 2, axis=0))[site][mask]
+            each = -0.5 * (np.log(variance) + np.asarray(departures[name])[site][mask] ** 2 / variance)
+            wanted += each.mean() * float(stream.effective_number[site])
+    assert float(log_score(observations, departures, columns)) == pytest.approx(wanted, rel=1e-11)
+
+
+@pytest.mark.parametrize("method", ["marginal", "desroziers"])
+def test_a_known_memory_is_found(method):
+    """Memory of four days under measurement noise, 40 % gaps: right on average, and within its standard error where there is one."""
+    logs, pulls = [], []
+    for seed in range(8):
+        problem = one_stream(500, 3, ModelError(1.0, correlation_days=4.0), seed, gaps=0.4, prior=1.0)
+        estimate = estimate_errors(problem, solved(problem), method=method, parts={"flux": ["constant", "days"]})
+        table = estimate.table.isel(round=-1, stream=0, site=0)
+        logs.append(np.log(float(table["days"]) / 4.0))
+        pulls.append(logs[-1] / float(table["days_standard_error"] / table["days"]))
+        assert float(table["constant"]) == pytest.approx(1.0, rel=0.35)
+    assert abs(np.mean(logs)) < 0.15
+    if method == "marginal":
+        assert 0.4 < np.sqrt(np.mean(np.square(pulls))) < 1.7
+
+
+def test_share_and_season_are_found():
+    A = columns_of(1500, 3)
+    level = 3.0 * np.abs(np.sin(np.arange(1500) / 60.0))
+    A = np.concatenate([A, level[:, None]], axis=1)
+    error = ModelError(0.4, proportional=0.3, seasonal=(0.5, -0.3), level=np.abs(A @ np.array([0.0, 0.0, 0.0, 1.0])))
+    stream = Stream(np.zeros(1500), SIGMA, time=days(1500), model_error=error)
+    made = np.asarray(draw_errors(stream, jax.random.key(2))) + (A @ np.array([0.0, 0.0, 0.0, 1.0]))
+    problem = linear({"flux": (A, stream.with_values(made).with_model_error(0.3))}, 4)
+    estimate = estimate_errors(problem, solved(problem), parts={"flux": ["constant", "proportional", "seasonal"]})
+    table = estimate.table.isel(round=-1, stream=0, site=0)
+    for name, truth in {"constant": 0.4, "proportional": 0.3, "cosine": 0.5, "sine": -0.3}.items():
+        assert float(table[name]) == pytest.approx(truth, abs=3.5 * float(table[f"{name}_standard_error"]))
+    assert estimate.converged
+
+
+# ------------------------------------------------------------------------------------------------------------------ by products
+
+def test_the_loop_over_residuals_ends_at_its_fixed_point():
+    """s^2 = e'e / (n - trace of the hat matrix) - sigma^2 at the MAP under s, solved apart from the package by halving."""
+    problem = one_stream(60, 8, ModelError(1.0), 5, prior=0.5)
+    estimate = estimate_errors(problem, solved(problem), method="residuals", parts={"flux": ["constant"]})
+    assert estimate.converged and float(estimate.table["moved"][-1]) < 1e-5
+    stream = problem.observations["flux"]
+    G = np.asarray(jax.jacobian(lambda z: problem.predict(z)["flux"][0])(jnp.zeros(8)))
+    y = np.asarray(stream.values)[0]
+
+    def excess(s):
+        variance = s**2 + SIGMA**2
+        P = np.linalg.inv(np.eye(8) + G.T @ G / variance)
+        e = y - G @ (P @ G.T @ y / variance)
+        return e @ e / (len(y) - np.trace(G @ P @ G.T) / variance) - SIGMA**2 - s**2
+
+    low, high = 0.3, 3.0
+    assert excess(low) > 0 > excess(high)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    assert float(estimate.problem.observations["flux"].model_error.constant[0]) == pytest.approx(low, rel=1e-5)
+
+
+def test_desroziers_ends_where_its_products_are_the_errors():
+    problem = one_stream(400, 5, ModelError(1.0), 6, prior=1.0)
+    estimate = estimate_errors(problem, solved(problem), method="desroziers", parts={"flux": ["constant"]})
+    stream = estimate.problem.observations["flux"]
+    before, after = (np.asarray(stream.values - estimate.problem.predict(z)["flux"]) for z in (jnp.zeros(5), estimate.result.z))
+    assert float(stream.model_error.constant[0]) ** 2 + SIGMA**2 == pytest.approx(np.mean(before * after), rel=0.01)
+    assert float(stream.model_error.constant[0]) == pytest.approx(1.0, rel=0.12)
+    assert estimate.table["variance_by_season"].dims == ("round", "stream", "site", "season")
+    np.testing.assert_allclose(estimate.table["variance_by_season"][-1, 0, 0], 1.0 + SIGMA**2, rtol=0.4)
+
+
+def test_lagged_products_are_those_of_all_pairs():
+    mask = np.random.default_rng(1).random(80) > 0.4
+    stream = Stream(np.zeros(80), 1.0, time=days(80), mask=mask)
+    left, right = columns_of(2, 80)[:, None]
+    products, pairs = lagged(stream, 0, left, right)
+    for lag in (1, 7, 30):
+        each = [left[0, i] * right[0, i + lag] + left[0, i + lag] * right[0, i] for i in range(80 - lag) if mask[i] and mask[i + lag]]
+        assert products[lag - 1] == pytest.approx(np.mean(each) / 2)
+        assert pairs[lag - 1] == len(each)
+
+
+def test_what_two_streams_share_is_reported():
+    A, rng = columns_of(300, 2), np.random.default_rng(3)
+    shared, y = rng.standard_normal(300), {}
+    for name in ("one", "other"):
+        y[name] = A @ np.ones(2) + 0.8 * shared + 0.6 * rng.standard_normal(300)
+    streams = {name: (A, Stream(values, SIGMA, time=days(300))) for name, values in y.items()}
+    problem = linear(streams, 2)
+    table = estimate_errors(problem, solved(problem), method="residuals").table
+    assert float(table["correlation"].sel(stream="one", other="other")[-1]) == pytest.approx(0.64, abs=0.1)
+    np.testing.assert_allclose(np.diag(table["correlation"][-1]), 1.0)
+
+
+def test_errors_that_are_not_there_are_said_to_be_unseen():
+    problem = one_stream(200, 2, ModelError(0.0), 1)
+    stream = problem.observations["flux"]
+    too_sure = problem.with_observations(problem.observations.with_streams({
+        "flux": Stream(stream.values, 5.0, time=days(200), model_error=0.3)}))
+    estimate = estimate_errors(too_sure, solved(too_sure), method="residuals", parts={"flux": ["constant"]})
+    assert any("no model error is seen" in sentence for sentence in estimate.sentences)
+    assert bool(estimate.table["unseen"][-1, 0, 0])
+
+
+# --------------------------------------------------------------------------------------------------------------- years left out
+
+def shifting(shift):
+    """Six years of a flux whose level shifts from year to year by more than the two parameters can know."""
+    number = 6 * 365
+    rng, time = np.random.default_rng(0), days(number)
+    year = time.astype("datetime64[Y]").astype(int) - 31
+    A = np.stack([np.ones(number), np.sin(2 * np.pi * np.arange(number) / 365.25)], axis=1)
+    values = A @ np.ones(2) + shift * np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[np.minimum(year, 5)] + rng.standard_normal(number)
+    keep = rng.random(number) < 0.2
+    return linear({"flux": (A, Stream(values, SIGMA, time=time, mask=keep, model_error=1.0))}, 2)
+
+
+def test_years_left_out_give_the_same_errors_where_the_model_is_right():
+    problem = shifting(0.0)
+    start = solved(problem)
+    found = {method: float(estimate_errors(problem, start, method=method, parts={"flux": ["constant"]}).table["constant"][-1, 0, 0])
+             for method in ("marginal", "cross-validation")}
+    assert found["cross-validation"] == pytest.approx(found["marginal"], rel=0.03)
+    assert found["marginal"] == pytest.approx(1.0, rel=0.1)
+
+
+def test_years_left_out_find_what_a_fit_hides():
+    """A parameter that only one year sees is fitted to that year, and of no use in another: its error shows when the year is left out."""
+    problem = shifting(0.0)
+    stream = problem.observations["flux"]
+    year = stream.time[0].astype("datetime64[Y]").astype(int) - 31
+    A = np.stack([np.ones(year.size), *(np.asarray(year == each, float) for each in range(1, 6))], axis=1)
+    values = stream.values + 2.0 * jnp.asarray(np.array([0.0, 1.0, -1.0, 1.0, -1.0, 1.0])[np.minimum(year, 5)])
+    free = linear({"flux": (A, Stream(values, SIGMA, time=stream.time, mask=stream.mask, model_error=1.0))}, 6, prior=0.3)
+    tight = {method: float(estimate_errors(free, solved(free), method=method, parts={"flux": ["constant"]}, block_years=years).table[
+        "constant"][-1, 0, 0]) for method, years in (("marginal", None), ("cross-validation", 1))}
+    assert tight["cross-validation"] > 1.3 * tight["marginal"]
+
+
+@pytest.mark.parametrize(("years", "lengths"), [(2, [1, 1]), (3, [1, 1, 1]), (6, [2, 2, 2]), (7, [3, 2, 2]), (15, [3] * 5)])
+def test_blocks_are_a_third_of_the_years_three_at_most(years, lengths):
+    stream = Stream(np.zeros(365 * years), 1.0, time=days(365 * years))
+    assert [len(block) for block in blocks_of_years(Observations({"flux": stream}))] == lengths
+
+
+def test_one_year_cannot_be_left_out():
+    problem = one_stream(100, 2, ModelError(1.0), 0)
+    with pytest.raises(ValueError, match="two blocks of years or more"):
+        estimate_errors(problem, solved(problem), method="cross-validation")
+
+
+# --------------------------------------------------------------------------------------------------------- short and long streams
+
+def test_fourteen_days_beside_a_thousand():
+    """Two sites in one J: the short one leans on the prior, which is about both, and says so."""
+    A = columns_of(2000, 2).reshape(2, 1000, 2)
+    mask = np.ones((2, 1000), bool)
+    mask[1, 14:] = False
+    stream = Stream(np.zeros((2, 1000)), SIGMA, time=days(1000), mask=mask, model_error=ModelError(1.0, correlation_days=6.0))
+    made = np.asarray(draw_errors(stream, jax.random.key(1))) + A.sum(axis=2)
+    problem = linear({"flux": (A, stream.with_values(made).with_model_error(0.5))}, 2)
+    estimate = estimate_errors(problem, solved(problem))
+    table = estimate.table.isel(round=-1, stream=0)
+    assert np.isfinite(table["constant"]).all() and 0.3 < float(table["constant"][1]) < 3.0
+    assert float(table["constant_standard_error"][1]) > 2 * float(table["constant_standard_error"][0])
+    assert float(table["effective_number"][1]) < 14 and float(table["number"][1]) == 14
+    assert any("the prior, since the stream is short" in sentence and "site 1" in sentence for sentence in estimate.sentences)
+    assert not any("the prior, since" in sentence and "site 0" in sentence for sentence in estimate.sentences)
+
+
+def test_a_masked_value_changes_nothing():
+    whole = one_stream(200, 3, ModelError(1.0, correlation_days=3.0), 4, gaps=0.3)
+    stream = whole.observations["flux"]
+    spoilt = whole.with_observations(whole.observations.with_streams({
+        "flux": stream.with_model_error(0.3).with_values(jnp.where(stream.mask, stream.values, 1e6))}))
+    tables = [estimate_errors(problem, solved(whole), parts={"flux": ["constant", "days"]}).table for problem in (whole, spoilt)]
+    np.testing.assert_array_equal(tables[0]["constant"], tables[1]["constant"])
+    np.testing.assert_array_equal(tables[0]["days"], tables[1]["days"])
+
+
+def test_the_errors_go_to_other_observations():
+    problem = one_stream(200, 3, ModelError(1.0), 4)
+    calibrated, held_out = problem.observations.split(np.datetime64("2001-05-01"))
+    problem = problem.with_observations(calibrated)
+    estimate = estimate_errors(problem, solved(problem), parts={"flux": ["constant", "proportional"]})
+    applied = estimate.applied(held_out)["flux"]
+    own = estimate.problem.observations["flux"]
+    np.testing.assert_array_equal(applied.model_error_deviation, own.model_error_deviation)
+    assert not np.any(applied.mask & own.mask)
+    # The level of the share is the run: what was observed does not widen its own band.
+    level = prepared(problem.observations, {"flux": ("proportional",)}, {"flux": jnp.full((1, 200), -2.0)})["flux"].model_error.level
+    np.testing.assert_array_equal(level, 2.0)
+
+
+# ----------------------------------------------------------------------------------------------------------------- what is refused
+
+def test_defaults_leave_out_what_has_no_times():
+    whole = Stream(np.zeros(30), 1.0, time=days(30), correlation=ExponentialCorrelation(3.0))
+    observations = Observations({"flux": Stream(np.zeros(30), 1.0, time=days(30)), "drifting": whole, "limits": Stream(np.zeros(3), 1.0)})
+    parts = default_parts(observations, "marginal")
+    assert list(parts) == ["flux", "drifting"]
+    assert "days" in parts["flux"] and "days" not in parts["drifting"]
+
+
+@pytest.mark.parametrize(("options", "error", "said"), [
+    ({"method": "guess"}, ValueError, "a method of marginal"),
+    ({"parts": {"flux": ["days"]}}, ValueError, '"constant", and more'),
+    ({"parts": {"flux": "constant"}}, ValueError, "parts="),
+    ({"parts": {"flux": ["constant", "proportional"]}, "method": "desroziers"}, ValueError, "seasonal, days, for flux by desroziers"),
+    ({"parts": {"fluxes": ["constant"]}}, KeyError, "fluxes"),
+    ({"parts": {}}, ValueError, "a stream whose error"),
+    ({"prior_weight": -1.0}, ValueError, "a prior_weight of zero or more"),
+    ({"block_years": 2}, ValueError, "block_years of one or more"),
+])
+def test_what_cannot_be_estimated(options, error, said):
+    problem = one_stream(30, 2, ModelError(1.0), 0)
+    with pytest.raises(error, match=said):
+        estimate_errors(problem, jnp.zeros(2), **options)
+
+
+def test_a_problem_with_free_errors_is_refused():
+    problem = one_stream(30, 2, ModelError(1.0), 0).with_error_parameters(["flux"])
+    with pytest.raises(TypeError, match="free errors of flux"):
+        estimate_errors(problem, jnp.zeros(problem.space.size))
