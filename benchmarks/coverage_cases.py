@@ -1,31 +1,42 @@
 """The twins of `coverage.py`, what is taken for their errors, and the methods: functions that another process can import."""
 
+import dataclasses
 import functools
 import math
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.linalg import block_diag
 
 from landcal_jax import data
 from landcal_jax.ensemble import FourDEnVar
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI
+from landcal_jax.error_estimation import estimate_errors
 from landcal_jax.error_model import ModelError
 from landcal_jax.experiment import TRUTH, TWIN_ERRORS, dalec_problem
-from landcal_jax.gradient import LBFGS, LevenbergMarquardt, MultiStart
+from landcal_jax.gradient import LevenbergMarquardt, MultiStart
 from landcal_jax.laplace import laplace
 from landcal_jax.models import DalecWater
 from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import Posterior, from_ensemble
 from landcal_jax.problem import Problem
+from landcal_jax.sampling import nuts
 from landcal_jax.solvers import Result
 from landcal_jax.solving import solve
 
 SITE, YEARS = "FR-Pue", ("2007", "2008")
 MEASUREMENT = 0.1  # of the whole error, so that nearly all of it is what can be estimated
 DAYS = 5.0
+PARTS, ENDINGS = ("constant", "days"), ("model_error", "error_days")
+# Wide, and the same whatever the first guess of the errors is: a factor of two about the size, of three about a memory of two days.
+ERROR_PRIORS = {
+    "nee_model_error": Parameter.log_normal(0.6, 0.7, units="gC m-2 d-1"), "nee_error_days": Parameter.log_normal(2.0, 1.0, units="d"),
+    "latent_heat_model_error": Parameter.log_normal(10.0, 0.7, units="W m-2"),
+    "latent_heat_error_days": Parameter.log_normal(2.0, 1.0, units="d")}
 FREE = (
     "canopy_efficiency", "autotrophic_fraction", "foliar_fraction", "labile_fraction", "lma", "labile_0", "foliar_0",
     "onset_day", "onset_period", "fall_day", "fall_period", "litter_turnover", "litter_0", "som_turnover", "temperature_exponent",
@@ -87,11 +98,6 @@ TAKEN = {"right": lambda problem: problem, "half": functools.partial(scaled, fac
          "white": white}
 
 
-def with_errors(problem: Problem) -> Problem:
-    """The same with size and memory of the model error of each stream among the parameters."""
-    return problem.with_error_parameters({name: ("constant", "days") for name in problem.observations.names})
-
-
 # ------------------------------------------------------------------------------------------------------------------- the methods
 
 
@@ -107,8 +113,6 @@ def by_laplace(problem: Problem, key: Array) -> Posterior:
 
 def by_nuts(problem: Problem, key: Array) -> Posterior:
     """Sixteen short chains in one batch, which costs four times one: started and scaled from Laplace they need little warm-up."""
-    from landcal_jax.sampling import nuts
-
     return nuts(problem, minimum(problem, key), chains=16, draws=50, key=key, progress=False)
 
 
@@ -117,10 +121,42 @@ def by_ensemble(problem: Problem, key: Array, *, solver) -> Posterior:
     return from_ensemble(problem, solve(problem, solver, key=key, progress=False), key=key)
 
 
+def by_estimated_laplace(problem: Problem, key: Array) -> Posterior:
+    """Errors first, by their marginal likelihood, then Laplace as if they were known."""
+    found = estimate_errors(problem, minimum(problem, key), parts=dict.fromkeys(problem.observations.names, PARTS))
+    made = laplace(found.problem, found.result, key=key)
+    return told(made, {name: stream.model_error for name, stream in found.problem.observations.items()})
+
+
+def by_nuts_with_errors(problem: Problem, key: Array) -> Posterior:
+    """Errors among the parameters of the sampler, from where their marginal likelihood is highest."""
+    found = estimate_errors(problem, minimum(problem, key), parts=dict.fromkeys(problem.observations.names, PARTS))
+    free = found.problem.with_error_parameters(dict.fromkeys(problem.observations.names, PARTS), priors=ERROR_PRIORS)
+    errors = {f"{name}_{ending}": getattr(stream.model_error, part)[0] for name, stream in found.problem.observations.items()
+              for part, ending in zip(PARTS, ENDINGS, strict=True)}
+    # The Hessian of J with its log det R would be one compilation more; the sampler finds the scale of four numbers by itself.
+    z = free.space.whiten(found.problem.theta(found.result.z) | errors)
+    covariance = block_diag(laplace(found.problem, found.result, draws=2).covariance, 0.04 * np.eye(len(errors)))
+    start = Posterior(free, z[None], z, jnp.asarray(covariance), "start", gaussian=True)
+    made = nuts(free, z, chains=16, draws=50, key=key, progress=False, posterior=start)
+    draws = made.theta()
+    return told(made, {name: ModelError(jnp.median(draws[f"{name}_model_error"]), correlation_days=jnp.median(draws[f"{name}_error_days"]))
+                       for name in problem.observations.names})
+
+
+def told(made: Posterior, errors: dict[str, ModelError]) -> Posterior:
+    """A posterior that tells the errors it was made with: deviation and memory of each stream."""
+    numbers = {}
+    for name, error in errors.items():
+        numbers |= {f"{name}_model_error": np.mean(error.constant), f"{name}_error_days": np.mean(error.days)}
+    return dataclasses.replace(made, details=made.details | numbers)
+
+
 METHODS = {
     "NUTS": by_nuts, "Laplace": by_laplace, "4DEnVar": functools.partial(by_ensemble, solver=FourDEnVar()),
     "iterated 4DEnVar": functools.partial(by_ensemble, solver=IterativeFourDEnVar()),
-    "EKI": functools.partial(by_ensemble, solver=EKI(to="posterior"))}
+    "EKI": functools.partial(by_ensemble, solver=EKI(to="posterior")),
+    "errors estimated, Laplace": by_estimated_laplace, "errors sampled, NUTS": by_nuts_with_errors}
 
 
 def posterior(problem: Problem, key: Array, *, method: str, taken: str) -> Posterior:

@@ -17,6 +17,7 @@ from .comparison import compare as compare
 from .configuration import configure as configure
 from .design import expected_posterior as expected_posterior
 from .design import rank_observations as rank_observations
+from .diagnostics import diagnose as diagnose
 from .ensemble import FourDEnVar as FourDEnVar
 from .ensemble_iterated import IterativeFourDEnVar as IterativeFourDEnVar
 from .ensemble_kalman import EKI as EKI
@@ -44,6 +45,7 @@ from .laplace import laplace as laplace
 from .laplace import truncated_normal as truncated_normal
 from .members import FailedRuns as FailedRuns
 from .microcanonical import mclmc as mclmc
+from .metropolis import adaptive_metropolis as adaptive_metropolis
 from .model import AbstractModel as AbstractModel
 from .model import Run as Run
 from .model import equilibrium as equilibrium

@@ -19,7 +19,7 @@ all sites, a share of the flux about 0.1, a memory about 5 days, amplitudes of t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from landcal_jax.error_fitting import (
     Parts,
     Terms,
     checked_parts,
+    day_scores,
     log_score,
     most_likely,
     posterior_root,
@@ -60,13 +61,16 @@ LEANS = 0.1  # share of the prior in an estimate from which on it is said
 class ErrorEstimate:
     """What `estimate_errors` found.
 
-    `problem` has the errors, `result` is its last solve, and `results` are those of all rounds. `table`: values and standard errors by
-    (round, stream, site), see `to_dataset`. `converged`: neither errors nor theta moved any more. `sentences` say it in words.
+    `problem` has the errors, and `result` is its last solve. `results`: those of all rounds, in the end of them `result`; `others`: those
+    without a block of years. `table`: by (round, stream, site), the parts of the errors with their standard errors, `model_error` (root
+    mean square over the days), number and effective number of values; by (round, stream), `chi_square` at the minimum, and by
+    (round,) J and how far parameters moved. `converged`: errors and theta have settled. `sentences` say it in words.
     """
 
     problem: Problem
     result: Result
     results: tuple[Result, ...]
+    others: tuple[Result, ...]
     table: xr.Dataset
     method: str
     parts: Parts
@@ -97,17 +101,20 @@ class _Settings(NamedTuple):
 
     method: str
     parts: Parts
-    vector: ErrorVector
     solver: AbstractGradientSolver | AbstractEnsembleSolver
+    rounds: int
     prior_weight: float
     block_years: int | None
     key: Array | int | None
     progress: bool
     checkpoint: str | Path | None
     failed: FailedRuns | None
+    vector: ErrorVector | None = None
+    name: str = ""
+    others: list[Result] | None = None
 
     def solved(self, problem: Problem, z: Array, name: str) -> Result:
-        file = None if self.checkpoint is None else Path(self.checkpoint) / f"errors_{name}.npz"
+        file = None if self.checkpoint is None else Path(self.checkpoint) / f"errors_{self.name}{name}.npz"
         return solve(problem, self.solver, key=self.key, z0=z, progress=self.progress, checkpoint=file, failed=self.failed)
 
 
@@ -120,8 +127,10 @@ def estimate_errors(
     """Estimate the model errors of streams together with theta; see the top of the module for the methods.
 
     `result`: a solve of the problem (or its z), from which it starts. `parts`: stream -> parts of its `ModelError` that are estimated, of
-    "constant", "proportional" (to the modelled value), "seasonal" and "days"; the others stay. Without it `default_parts`. Each
-    site has errors of its own. `solver`: of theta in every round, Levenberg-Marquardt without it. `rounds`: the most that are made.
+    "constant", "proportional" (to the modelled value), "seasonal" and "days"; the others stay. Without it `default_parts`, of which
+    cross-validation keeps the memory only if years left out are predicted better with it: where a model is wrong for weeks, a long
+    memory lets the fit drift away from what was observed. Each site has errors of its own. `solver`: of theta in every round,
+    Levenberg-Marquardt without it. `rounds`: the most that are made.
     `prior_weight`: of the prior of error parameters, 0 for the likelihood alone. `block_years`: cross-validation leaves out so
     many years at a time (in order, all of them once), without it a third of those observed, three at most. `checkpoint`: a folder for the
     states of the solves. `key`, `progress` and `failed` go to `solve`.
@@ -134,13 +143,37 @@ def estimate_errors(
     _check(problem, method, prior_weight, block_years)
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
     known = PARTS if method in ("marginal", "cross-validation") else MOMENT_PARTS
-    wanted = default_parts(problem.observations, method) if parts is None else parts
-    wanted = checked_parts(problem.observations, wanted, known, method)
-    observations = prepared(problem.observations, wanted, problem.predict(z))
-    settings = _Settings(method, wanted, ErrorVector.of(observations, wanted), LevenbergMarquardt() if solver is None else solver,
+    wanted = checked_parts(problem.observations, default_parts(problem.observations, method) if parts is None else parts, known, method)
+    settings = _Settings(method, wanted, LevenbergMarquardt() if solver is None else solver, ROUNDS[method] if rounds is None else rounds,
                          prior_weight, block_years, key, progress, checkpoint, failed)
+    whole = {name: tuple(part for part in each if part != "days") for name, each in wanted.items()}
+    if method != "cross-validation" or parts is not None or whole == wanted:
+        return _estimate(problem, z, settings, "")
+    without = _estimate(problem, z, settings._replace(parts=whole), "without_memory_")
+    remembering = _estimate(problem, z, settings, "with_memory_")
+    return _better(without, remembering)
+
+
+def _better(without: ErrorEstimate, remembering: ErrorEstimate) -> ErrorEstimate:
+    """Of two estimates the one that predicts the years left out better, with a sentence that says so."""
+    # Each stream counts alike, so that one with more days does not decide alone.
+    scores = [float(each.table["score_left_out"][-1].mean("stream")) for each in (without, remembering)]
+    keep = scores[1] > scores[0]
+    left, chosen = (without, remembering) if keep else (remembering, without)
+    said = (f"Years left out are predicted with a mean log score of {scores[0]:.3f} by errors without memory and {scores[1]:.3f} by errors "
+            f"with it, which {'is kept' if keep else 'is not'}.")
+    table = chosen.table.assign_attrs(score_without_memory=scores[0], score_with_memory=scores[1])
+    return replace(chosen, table=table, results=(*left.results, *chosen.results), others=(*left.others, *chosen.others),
+                   sentences=(*chosen.sentences, said))
+
+
+def _estimate(problem: Problem, z: Array, settings: "_Settings", name: str) -> ErrorEstimate:
+    """The rounds of one estimation; `name` is of the files of its solves."""
+    method, wanted = settings.method, settings.parts
+    observations = prepared(problem.observations, wanted, problem.predict(z))
+    settings = settings._replace(vector=ErrorVector.of(observations, wanted), name=name, others=[])
     before, rows, results, converged = settings.vector.start(observations), [], [], False
-    for number in range(ROUNDS[method] if rounds is None else rounds):
+    for number in range(settings.rounds):
         run = problem.predict(z)
         now = problem.with_observations(prepared(observations, wanted, run, first=False))
         found = _METHODS[method](now, z, before, settings, number)
@@ -155,7 +188,7 @@ def estimate_errors(
             break
     table = xr.concat(rows, "round")
     sentences = tuple(_sentences(problem, found, settings, converged, len(rows), change))
-    return ErrorEstimate(problem, results[-1], tuple(results), table, method, wanted, converged, sentences)
+    return ErrorEstimate(problem, results[-1], tuple(results), tuple(settings.others), table, method, wanted, converged, sentences)
 
 
 def default_parts(observations: Observations, method: str) -> dict[str, tuple[str, ...]]:
@@ -191,30 +224,30 @@ def _marginal(problem: Problem, z: Array, before: np.ndarray, settings: _Setting
     run, columns = tangents(problem, z)
     departures = {name: stream.values - run[name] + jnp.tensordot(z, columns[name], 1) for name, stream in problem.observations.items()}
     terms = [Terms(problem.observations, _observed(problem.observations, departures), columns)]
-    return _with_widths(*most_likely(settings.vector, before, terms, settings.prior_weight), settings, {})
+    return _with_widths(*most_likely(settings.vector, before, terms, settings.prior_weight), settings)
 
 
 def _observed(observations: Observations, departures: Mapping[str, Array]) -> dict[str, Array]:
     return {name: jnp.where(stream.mask, departures[name], 0.0) for name, stream in observations.items()}
 
 
-def _scored(terms: Sequence[Terms], before: np.ndarray, settings: _Settings, more: dict[str, tuple]) -> _Found:
+def _scored(terms: Sequence[Terms], before: np.ndarray, settings: _Settings) -> _Found:
     """Standard deviations by the score of single days, for which memory does not matter; then the memory by the joint density."""
     memory = np.concatenate([np.full(int(np.prod(shape)), part == "days") for _, part, shape in settings.vector.entries])
     values, curvature = most_likely(settings.vector, before, terms, settings.prior_weight, density=log_score, free=~memory)
     if memory.any():
         values, of_memory = most_likely(settings.vector, values, terms, settings.prior_weight, free=memory)
         curvature = curvature + of_memory
-    return _with_widths(values, curvature, settings, more)
+    return _with_widths(values, curvature, settings)
 
 
-def _with_widths(values: np.ndarray, curvature: np.ndarray, settings: _Settings, more: dict[str, tuple]) -> _Found:
+def _with_widths(values: np.ndarray, curvature: np.ndarray, settings: _Settings) -> _Found:
     eigenvalues, vectors = np.linalg.eigh(curvature)
     # At a bound of the search the curvature may not be positive: no standard error there.
     inverse = (vectors / np.where(eigenvalues > 0, eigenvalues, np.nan)) @ vectors.T
     variance = np.diag(inverse)
     errors = np.sqrt(np.where(variance > 0, variance, np.nan))
-    return _Found(values, errors, settings.prior_weight * variance / settings.vector.spread**2, more)
+    return _Found(values, errors, settings.prior_weight * variance / settings.vector.spread**2, {})
 
 
 def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
@@ -223,7 +256,8 @@ def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: 
         kept, left = problem.observations.split({
             name: True if stream.minutes is None else ~np.isin(stream.time.astype("datetime64[Y]"), years)
             for name, stream in problem.observations.items()})
-        there = settings.solved(problem.with_observations(kept), z, f"round_{number}_block_{block}").z
+        settings.others.append(settings.solved(problem.with_observations(kept), z, f"round_{number}_block_{block}"))
+        there = settings.others[-1].z
         run, columns = tangents(problem, there)
         root = posterior_root(kept, columns)
         departures = _observed(left, {name: stream.values - run[name] for name, stream in left.items()})
@@ -232,7 +266,13 @@ def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: 
     counts = {name: np.asarray(jnp.sum(problem.observations[name].mask, axis=1)) for name in squares}
     with np.errstate(invalid="ignore", divide="ignore"):
         rmse = np.stack([np.sqrt(np.where(counts[name] > 0, value / counts[name], np.nan)) for name, value in squares.items()])
-    return _scored(terms, before, settings, {"rmse_left_out": (("stream", "site"), rmse)})
+    found = _scored(terms, before, settings)
+    scores = np.zeros(len(squares))
+    for each in terms:
+        fitted = settings.vector.observations(each.observations, jnp.asarray(found.values))
+        scores += [float(jnp.sum(day_scores(fitted[name], each.departures[name], each.columns[name]))) for name in squares]
+    means = scores / np.array([count.sum() for count in counts.values()])
+    return found._replace(more={"rmse_left_out": (("stream", "site"), rmse), "score_left_out": ("stream", means)})
 
 
 def blocks_of_years(observations: Observations, block_years: int | None = None) -> list[np.ndarray]:

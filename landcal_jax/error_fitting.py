@@ -158,11 +158,16 @@ def log_score(observations: Observations, departures: Mapping[str, Array], colum
     """
     total = 0.0
     for name, stream in observations.items():
-        variance = jnp.where(stream.mask, stream.standard_deviation**2 + jnp.sum(columns[name] ** 2, axis=0), 1.0)
-        scores = jnp.sum(jnp.where(stream.mask, jnp.log(variance) + departures[name] ** 2 / variance, 0.0), axis=1)
+        scores = jnp.sum(day_scores(stream, departures[name], columns[name]), axis=1)
         number = jnp.maximum(jnp.sum(stream.mask, axis=1), 1)
-        total = total - 0.5 * jnp.sum(stream.weight * scores * jax.lax.stop_gradient(stream.effective_number) / number)
+        total = total + jnp.sum(stream.weight * scores * jax.lax.stop_gradient(stream.effective_number) / number)
     return total
+
+
+def day_scores(stream: Stream, departures: Array, columns: Array) -> Array:
+    """log N(d_i; 0, sigma_i^2 + s_i^2 + (F F')_ii) without the constant, (site, n_obs); zero where nothing was observed."""
+    variance = jnp.where(stream.mask, stream.standard_deviation**2 + jnp.sum(columns**2, axis=0), 1.0)
+    return jnp.where(stream.mask, -0.5 * (jnp.log(variance) + departures**2 / variance), 0.0)
 
 
 @eqx.filter_jit

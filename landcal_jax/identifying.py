@@ -43,6 +43,7 @@ from landcal_jax.solvers import Result
 NATS_PER_BIT = np.log(2)
 COLLINEAR = 10.0  # index above which data alone do not tell parameters apart (Brun et al. 2001: 10 to 15)
 MOSTLY = 0.5  # variance reduction from which a parameter counts as constrained in the sentences about streams
+MOVED = 1.0  # prior standard deviations from the median from which a parameter of a solved problem counts as moved
 GROWS = 1.5  # factor on the standard deviation from which the sentences say that a stream is missed
 PAIRS_TOLD = 6
 
@@ -61,7 +62,8 @@ def identifiability(
     `long_name`; `attrs` hold the totals (`degrees_of_freedom`, `information` [nats], `information_bits`) and the `sentences`. The main
     ones: `eigenvalue`, `eigenvector`, `variance_reduction`, `parameter_information`, `averaging_kernel`, `correlation`; by stream
     `reduction_alone` (this stream and the prior), `reduction_lost` and `sd_without` (without it), `stream_information_alone` and
-    `_lost`, `stream_degrees_of_freedom`, `influence`; `collinearity_index` of pairs; the flags `unconstrained`, `at_bound`, `told_apart`.
+    `_lost`, `stream_degrees_of_freedom`, `influence`; `collinearity_index` of pairs; `displacement` from the prior median (for a Result,
+    what the data have moved); the flags `unconstrained`, `at_bound`, `told_apart`.
     Information is independent of the units and transforms of parameters, and never larger than the sum of that of the streams alone.
 
     R is taken as given: that its numbers were estimated is not counted. Raises TypeError for a model without tangent-linear and for a
@@ -89,7 +91,7 @@ def identifiability(
     ds.attrs = {
         "degrees_of_freedom": together.degrees_of_freedom, "information": together.information,
         "information_bits": together.information / NATS_PER_BIT, "unconstrained_below": unconstrained, "correlated_above": correlated,
-        "threshold": 0.0 if threshold is None else threshold,
+        "solved": int(isinstance(result, Result)), "threshold": 0.0 if threshold is None else threshold,
         "comment": "linear (Gauss-Newton) about the point `map`, in whitened parameters, whose prior is N(0, 1)"}
     ds.attrs["sentences"] = json.dumps(_findings(ds))
     return ds
@@ -201,6 +203,7 @@ def _add_values(ds: xr.Dataset, problem: Problem, z: Array, root: np.ndarray) ->
                "prior_upper": (physical(np.full_like(u, step)), "95 % quantile of the prior"),
                "lower": (physical(u - step * spread), "5 % quantile of the posterior (Gaussian in whitened space)"),
                "upper": (physical(u + step * spread), "95 % quantile of the posterior (Gaussian in whitened space)")}
+    ds["displacement"] = "parameter", u, _about("distance of the point from the prior median, in prior standard deviations")
     for name, (values, words) in columns.items():
         ds[name] = "parameter", values, {"long_name": words, "units": "those of the parameter, see `unit`"}
     ds["unit"] = "parameter", [space.parameters[name].units for name in names], {"long_name": "units of the parameter"}
@@ -229,10 +232,17 @@ def _findings(ds: xr.Dataset) -> list[str]:
                      f"would bring less than {0.5 * np.log1p(limit) / NATS_PER_BIT:.2g} bits.")
     found += _about_streams(ds, streams)
     labels, flagged = ds["parameter"].values, ds["unconstrained"].values
-    if flagged.any():
-        limit = ds.attrs["unconstrained_below"]
-        found.append(f"Not seen by any stream (variance reduced by less than {limit:.0%}): {listed(labels[flagged], 40)}. Their "
-                     "posterior is their prior: fix them, or add an observation that depends on them.")
+    # The MAP of what the data do not see at all is its prior median.
+    moved = flagged & (np.abs(ds["displacement"].values) > MOVED) & bool(ds.attrs["solved"])
+    limit, rest = ds.attrs["unconstrained_below"], labels[flagged & ~moved]
+    if rest.size:
+        found.append(f"Not seen by any stream (variance reduced by less than {limit:.0%}): {listed(rest, 40)}. Their posterior is their "
+                     "prior: fix them, or add an observation that depends on them.")
+    if moved.any():
+        places = [f"{label} ({ds['displacement'].values[index]:+.1f})" for index, label in enumerate(labels) if moved[index]]
+        found.append(f"Moved by the data far from the prior median, to where the model feels them little: {listed(places, 40)}, in prior "
+                     "standard deviations. Their variance is hardly reduced there, yet the data speak against values nearer the median: "
+                     "take their posterior from a sampler (nuts), and do not fix them at their default.")
     found += _about_pairs(ds, streams)
     bound = [f"{label} ({side})" for label, side in zip(labels, ds["at_bound"].values, strict=True) if side]
     if bound:

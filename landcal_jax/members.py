@@ -172,7 +172,7 @@ def _finished(problem: Problem, predicted: dict[str, np.ndarray]) -> np.ndarray:
     return np.logical_and.reduce(good)
 
 
-def _region(problem: Problem, Z: np.ndarray, finished: np.ndarray) -> str:
+def region_words(problem: Problem, Z: np.ndarray, finished: np.ndarray) -> str:
     """Where runs fail: the ranges of up to `NAMED` parameters that tell the failed members from the others.
 
     These are told by the largest distance between the two empirical distributions (Kolmogorov and Smirnov), which sees regions on both

@@ -272,7 +272,8 @@ def _score_row(ds: xr.Dataset, stream: str, site: str, period: str, table: pd.Da
 
 # -------------------------------------------------------------------------------------------------------------- figures
 
-def _image(figure: Figure, alt: str, caption: str, index: int, dpi: int) -> str:
+def image(figure: Figure, alt: str, caption: str, index: int, dpi: int) -> str:
+    """A figure with its caption as HTML, the picture inside."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -296,7 +297,7 @@ def _figures(ds: xr.Dataset) -> Iterator[str]:
         yield f"<h3>{escape(heading[:1].upper() + heading[1:])}</h3>"
         for figure, alt, caption in drawn:
             index += 1
-            yield _image(figure, alt, caption, index, dpi)
+            yield image(figure, alt, caption, index, dpi)
     if "correlation" not in ds:
         yield "<p>No posterior correlation was kept.</p>"
 

@@ -20,12 +20,13 @@ from jax import Array
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
-from landcal_jax.hamiltonian import Coordinates, depth_of, no_u_turn, trajectories
+from landcal_jax.hamiltonian import Coordinates, depth_of, no_u_turn, straightened, trajectories
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
+from landcal_jax.transforms import LogUniformTransform, UniformTransform
 
 ENSEMBLE = 32
 """Chains of the warm-up."""
@@ -35,6 +36,8 @@ LONGEST = 32
 """Leapfrog steps of an orbit of the warm-up at most."""
 DISPERSION = 1.5
 """Standard deviation of the starts over that of the Laplace approximation."""
+BEND = 0.15
+"""Of z = x + bend x^5: x is linear in Phi(z) to a tenth up to |z| = 1.3."""
 AGREED = 1.1
 """R-hat of the ensemble below which warm-up ends: the chains of it then are worth some 5 draws each."""
 MOST_ROUNDS = 128
@@ -79,7 +82,7 @@ def nuts(
     problem.require_gradient("nuts")
     if not problem.forward.traceable:
         raise TypeError(complain("a model that JAX compiles for nuts", problem.forward.description,
-                                 "smc(problem) or adaptive_metropolis, by runs alone, or an emulator: problem.with_forward(emulator)"))
+                                 "smc(problem, moves=\"random walk\"), by runs alone, or an emulator: problem.with_forward(emulator)"))
     if chains < 1 or draws < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1):
         raise ValueError(complain("at least one chain, one draw and one round of warm-up, and a target_accept between 0 and 1",
                                   f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
@@ -118,12 +121,14 @@ class _Run:
 
     def begin(self, centre: np.ndarray, covariance: np.ndarray) -> None:
         """Starts of the ensemble, or what the file has."""
-        n, members = centre.size, max(ENSEMBLE, self.chains)
+        n, members, root = centre.size, max(ENSEMBLE, self.chains), np.linalg.cholesky(covariance)
+        bend = bends(self.problem)
+        x = np.asarray(straightened(jnp.asarray(centre), jnp.asarray(bend)))
         self.state = {
-            "z": np.zeros((members, n)), "centre": centre, "root": np.linalg.cholesky(covariance), "step": 0.5 * n**-0.25,
+            "z": np.zeros((members, n)), "centre": x, "root": root / (1 + 5 * bend * x**4)[:, None], "bend": bend, "step": 0.5 * n**-0.25,
             "forward": 0, "gradient": 0, "gradient_warmup": 0, "seconds_warmup": 0.0, "done": 0, "rounds": 0, "settled": 0, "warm": False,
             "rhat": np.inf, "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
-            "cost": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
+            "energy": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
             "diverging": np.zeros((0, self.chains), bool)}
         found = None if self.file is None else checkpoints.load(self.file, self.belongs_to, shared=self.problem.shared)
         if found is not None:
@@ -131,11 +136,11 @@ class _Run:
             self.spent, self.saved = found.seconds, int(self.state["done"])
             return
         self.state["z"], self.state["forward"] = starts(
-            self.problem, centre, self.state["root"], members, jax.random.fold_in(self.key, 0))
+            self.problem, centre, root, members, jax.random.fold_in(self.key, 0))
 
     @property
     def finished(self) -> bool:
-        return len(self.state["cost"]) >= self.draws
+        return len(self.state["energy"]) >= self.draws
 
     def advance(self) -> None:
         """One round or chunk."""
@@ -184,19 +189,19 @@ class _Run:
             state |= {"settled": number, "step": float(state["step"]) * math.exp(gain * (float(found.acceptance.mean()) - self.target)),
                       "gradient_warmup": state["gradient"], "seconds_warmup": self.seconds()["run"]}
             return
-        state |= {"u": np.concatenate([state["u"], found.u]), "cost": np.concatenate([state["cost"], found.cost]),
+        state |= {"u": np.concatenate([state["u"], found.u]), "energy": np.concatenate([state["energy"], found.energy]),
                   "steps": np.concatenate([state["steps"], found.steps]),
                   "acceptance": np.concatenate([state["acceptance"], found.acceptance]),
                   "diverging": np.concatenate([state["diverging"], found.diverging])}
 
     def _coordinates(self) -> Coordinates:
-        return Coordinates(jnp.asarray(self.state["centre"]), jnp.asarray(self.state["root"]))
+        return Coordinates(*(jnp.asarray(self.state[name]) for name in ("centre", "root", "bend")))
 
     def shown(self) -> dict[str, float]:
         """What is shown on the way."""
         state = self.state
         warm_up = {"round of warm-up": state["rounds"], "R-hat": state["rhat"]}
-        where = {"draws of each chain": len(state["cost"])} if state["warm"] else warm_up
+        where = {"draws of each chain": len(state["energy"])} if state["warm"] else warm_up
         return where | {"acceptance": float(state["mean_acceptance"]), "step": float(state["step"])}
 
     @property
@@ -222,7 +227,9 @@ class _Run:
         def by_chain(name):
             return np.swapaxes(state[name][: self.draws], 0, 1).reshape(self.chains * self.draws, *state[name].shape[2:])
 
-        z, cost = np.asarray(self._coordinates().z(by_chain("u"))), by_chain("cost")
+        coordinates, u = self._coordinates(), jnp.asarray(by_chain("u"))
+        z = np.asarray(coordinates.z(u))
+        cost = by_chain("energy") + np.asarray(jax.vmap(coordinates.log_volume)(u))
         constants = float(sum(stream.log_normalisation for _, stream in problem.observations.items()))
         details = {
             "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "steps": by_chain("steps"),
@@ -261,13 +268,26 @@ def starts(problem: Problem, centre: np.ndarray, root: np.ndarray, members: int,
     return z, runs
 
 
+def bends(problem: Problem) -> np.ndarray:
+    """How much each element of z is bent, (n,): `BEND` where its prior is uniform or log-uniform, 0 elsewhere.
+
+    Also 0 where priors are correlated: an element of z is then no single parameter.
+    """
+    space = problem.space
+    if space.factor is not None:
+        return np.zeros(space.size)
+    kinds = UniformTransform | LogUniformTransform
+    alike = {name for name, parameter in space.parameters.items() if isinstance(parameter.transform, kinds)}
+    return np.array([BEND if label.split("[")[0] in alike else 0.0 for label in space.labels])
+
+
 def pooled(z: np.ndarray, before: Coordinates) -> Coordinates:
     """Coordinates by mean and covariance of z (place, n), drawn towards those `before` by as many places as there are parameters."""
     u = np.asarray(before.u(jnp.asarray(z)))
     n, weight = u.shape[1], len(u) / (len(u) + u.shape[1])
     covariance = weight * np.cov(u.T).reshape(n, n) + (1 - weight) * np.eye(n)
-    centre = before.z(jnp.asarray(u.mean(axis=0)))
-    return Coordinates(centre, jnp.asarray(before.root) @ jnp.asarray(np.linalg.cholesky(covariance)))
+    centre = before.centre + before.root @ jnp.asarray(u.mean(axis=0))
+    return Coordinates(centre, before.root @ jnp.asarray(np.linalg.cholesky(covariance)), before.bend)
 
 
 def rhat(values: np.ndarray) -> np.ndarray:

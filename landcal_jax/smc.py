@@ -18,9 +18,9 @@ What is chosen by the problem, and from which source:
   goes to an acceptance of 0.7, which many particles measure almost without noise.
 * The moves, without: random-walk Metropolis with that covariance, scaled to an acceptance of 0.234 (Roberts and Rosenthal 2001,
   Statistical Science 16, 351). All particles are run at once, as an external model wants it.
-* How many: particles are moved until none of the principal axes of their cloud remembers where it was when they were resampled: until its
-  largest correlation with that is below `correlation` (Buchholz et al. 2021, section 3.3), or no longer falls: separate modes
-  remember for ever.
+* How many: particles are moved until neither J nor any principal axis of their cloud remembers how it was when they were resampled: until
+  the largest correlation with that is below `correlation` (Buchholz et al. 2021, section 3.3) and what chance adds to it, or no longer
+  falls: separate modes remember for ever. Particles that are moved too little make the evidence noisier than its stated error.
 
 The kernel of a trajectory, the search for t and the resampling are those of blackjax; the loop is not. Its own runs the model twice more
 for each power, cannot see an external model, moves a number of times that is given, and keeps no checkpoint.
@@ -50,8 +50,11 @@ BATCH = 64
 ACCEPTANCE = {"hmc": 0.7, "random walk": 0.234}
 MOST_STEPS = 64
 """Steps of one trajectory at most."""
-JITTER = (0.6, 1.2)
-"""Range of the step sizes of single particles over their common one: no orbit fits them all."""
+JITTER = (0.6, 1.1)
+"""Range of the step sizes of single particles over their common one: no orbit fits them all. Much beyond a quarter turn particles end on
+the other side of the cloud, at the height they came from: their positions seem to forget, J does not."""
+LARGEST = 0.25 * math.pi
+"""Largest step: a quarter turn takes two at least."""
 NO_LONGER = 0.9
 """A correlation that is above this share of what it was half of the moves ago no longer falls."""
 
@@ -59,14 +62,15 @@ NO_LONGER = 0.9
 class _State(eqx.Module):
     """Particles on their way.
 
-    `z`, `start` (particle, n): now, and when they were resampled; `misfit` (particle,): J - z'z/2; `slope` (particle, n) its gradient,
-    (particle, 0) without; `power` t; `step`: step size or scale; `trail` (most moves,): the correlation after each move at this power;
+    `z`, `start` (particle, n): now, and when they were resampled; `misfit`, `first` (particle,): J - z'z/2 now and then; `slope`
+    (particle, n) its gradient now, (particle, 0) without; `power` t; `step`: step size or scale; `trail` (most moves,): the correlation after each move at this power;
     `moves`, `runs`, `gradients`, `failed`: counts; `settled`: whether the particles have moved enough.
     """
 
     z: Array
     start: Array
     misfit: Array
+    first: Array
     slope: Array
     power: Array
     log_evidence: Array
@@ -86,7 +90,7 @@ def smc(
     key: Array | int = 0,
     ess: float = 0.5,
     moves: Literal["hmc", "random walk"] | None = None,
-    correlation: float = 0.3,
+    correlation: float = 0.1,
     most_moves: int | None = None,
     progress: bool = True,
     checkpoint: str | Path | None = None,
@@ -148,7 +152,8 @@ class _Run:
         shape = jax.ShapeDtypeStruct
         vector, one, whole = shape((number, n), float), shape((), float), shape((), int)
         slope = shape((number, n if self.kind == "hmc" else 0), float)
-        structure = _State(vector, vector, shape((number,), float), slope, one, one, one, shape((self.most_moves,), float),
+        number = shape((number,), float)
+        structure = _State(vector, vector, number, number, slope, one, one, one, shape((self.most_moves,), float),
                            whole, whole, whole, whole, shape((), bool))
         self.state = checkpoints.restore(structure, saved.leaves, self.file)
         self.done, self.kept, self.spent = saved.done, saved.done, saved.seconds
@@ -167,10 +172,15 @@ class _Run:
         at = np.arange(len(Z)) if good.all() else _resampled(of_failed, good / good.sum())
         Z, misfit = Z[at], (cost - 0.5 * np.sum(Z**2, axis=1))[at]
         counts = (jnp.asarray(number) for number in (len(Z), len(Z) if self.kind == "hmc" else 0, int((~good).sum())))
-        step = n**-0.25 if self.kind == "hmc" else 2.38 / math.sqrt(n)
+        step = min(n**-0.25, LARGEST) if self.kind == "hmc" else 2.38 / math.sqrt(n)
         # Draws that fail have no likelihood at any power: they are the first to be left behind.
-        return _State(*map(jnp.asarray, (Z, Z, misfit, slope[at], 0.0, math.log(good.mean()), step, np.full(self.most_moves, np.nan), 0)),
-                      *counts, jnp.asarray(True))
+        return _State(*map(jnp.asarray, (
+            Z, Z, misfit, misfit, slope[at], 0.0, math.log(good.mean()), step, np.full(self.most_moves, np.nan), 0)), *counts, jnp.asarray(True))
+
+    @property
+    def enough(self) -> float:
+        """The correlation that is wanted, above what chance gives the largest of some among so many particles."""
+        return self.correlation + 2.0 / math.sqrt(self.ess * self.particles)
 
     @property
     def finished(self) -> bool:
@@ -194,12 +204,12 @@ class _Run:
     def _look(self, acceptance, step) -> None:
         """Note the move, and whether it was the last one that is needed at this power."""
         moves = int(self.state.moves)
-        found = _memory(self.state.start, self.state.z)
+        found = _memory(self.state)
         trail = self.state.trail.at[moves - 1].set(found)
         # A walk forgets slowly; before it could have gone around its cloud nothing can be said of modes.
         patience = 8 if self.kind == "hmc" else 4 * self.problem.space.size
         stuck = moves >= patience and found > NO_LONGER * float(trail[moves // 2 - 1])
-        settled = found < self.correlation or stuck or moves >= self.most_moves
+        settled = found < self.enough or stuck or moves >= self.most_moves
         self.state = eqx.tree_at(lambda state: (state.trail, state.settled), self.state, (trail, jnp.asarray(settled)))
         for name, value in {"moves": moves, "acceptance": acceptance, "correlation": found, "step": step}.items():
             self.history[name][-1] = float(value)
@@ -230,7 +240,7 @@ class _Run:
             "log_evidence_error": np.sqrt(np.sum(1 / history["ess"] - 1 / len(z))),
             "forward": np.asarray(state.runs), "gradient": np.asarray(state.gradients), "failed": np.asarray(state.failed),
             "seconds_compile": np.asarray(seconds["compile"]), "seconds_warmup": np.asarray(0.0), "seconds_run": np.asarray(seconds["run"]),
-            "note": np.asarray(_note(history, self.correlation, len(z)))}
+            "note": np.asarray(_note(history, self.enough))}
         return Posterior(problem, z, z[jnp.argmin(J)], jnp.cov(z.T, ddof=1).reshape(2 * z.shape[1:]),
                          f"tempered SMC ({self.kind}, {len(z)} particles, {len(history['power'])} powers)", details=details)
 
@@ -255,9 +265,9 @@ def _choices(problem, particles, ess, moves, correlation, most_moves):
     return particles, moves, most_moves
 
 
-def _note(history, correlation: float, particles: int) -> str:
+def _note(history, enough: float) -> str:
     """What a reader has to know of how it went."""
-    stuck = history["correlation"] >= correlation
+    stuck = history["correlation"] >= enough
     notes = [f"{len(stuck)} powers from prior to posterior"]
     if stuck[-1]:
         notes.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too few "
@@ -280,8 +290,8 @@ def _temper(state: _State, key: Array, target: float) -> tuple[_State, float]:
     delta, weights, increment, ess = _weights(state.misfit, state.power, target)
     at = _resampled(key, weights)
     power = jnp.where(state.power + delta >= 1.0, 1.0, state.power + delta)
-    z = state.z[at]
-    return _State(z, z, state.misfit[at], state.slope[at], power, state.log_evidence + increment, state.step,
+    z, misfit = state.z[at], state.misfit[at]
+    return _State(z, z, misfit, misfit, state.slope[at], power, state.log_evidence + increment, state.step,
                   jnp.full_like(state.trail, jnp.nan), jnp.zeros_like(state.moves), state.runs, state.gradients, state.failed,
                   jnp.asarray(False)), float(ess)
 
@@ -304,11 +314,16 @@ def _resampled(key, weights):
 
 
 @jax.jit
-def _memory(start: Array, z: Array) -> Array:
-    """The largest correlation, of either sign, between where particles were and are, along the principal axes of where they were."""
-    axes = jnp.linalg.eigh(jnp.cov(start.T).reshape(2 * start.shape[1:]))[1]
-    before, now = ((part - part.mean(axis=0)) @ axes for part in (start, z))
-    return jnp.max(jnp.abs(jnp.sum(before * now, axis=0)) / jnp.sqrt(jnp.sum(before**2, axis=0) * jnp.sum(now**2, axis=0)))
+def _memory(state: _State) -> Array:
+    """The largest correlation, of either sign, between what particles were and are: along the principal axes of their cloud, and of J.
+
+    Or the share of particles that have not moved at all, where that is more.
+    """
+    axes = jnp.linalg.eigh(_covariance(state.start))[1]
+    before, now = (jnp.column_stack([z @ axes, misfit]) for z, misfit in ((state.start, state.first), (state.z, state.misfit)))
+    before, now = before - before.mean(axis=0), now - now.mean(axis=0)
+    found = jnp.abs(jnp.sum(before * now, axis=0)) / jnp.sqrt(jnp.sum(before**2, axis=0) * jnp.sum(now**2, axis=0))
+    return jnp.maximum(jnp.max(found), jnp.mean(jnp.all(state.start == state.z, axis=1)))
 
 
 def _covariance(z: Array) -> Array:
@@ -317,15 +332,16 @@ def _covariance(z: Array) -> Array:
 
 def _move_by_gradient(problem: Problem, state: _State, key: Array) -> tuple[_State, float]:
     """One trajectory of every particle, and the mean acceptance."""
-    steps = int(np.clip(math.ceil(0.5 * math.pi / (float(state.step) * sum(JITTER) / 2)), 1, MOST_STEPS))
+    steps = min(math.ceil(0.5 * math.pi / float(state.step)), MOST_STEPS)
+    size = min(float(state.step), 0.5 * math.pi / steps)
     keys = np.asarray(jax.random.key_data(jax.random.split(key, len(state.z))))
     rows = (keys, *(np.asarray(part) for part in (state.z, state.misfit, state.slope)))
     z, misfit, slope, acceptance = _by_batches(
-        _trajectories, problem, rows, state.power, state.step, jnp.asarray(steps), _covariance(state.z))
+        _trajectories, problem, rows, state.power, jnp.asarray(size), jnp.asarray(steps), _covariance(state.z))
     mean = float(acceptance.mean())
     return eqx.tree_at(
         lambda state: (state.z, state.misfit, state.slope, state.step, state.moves, state.gradients), state,
-        (jnp.asarray(z), jnp.asarray(misfit), jnp.asarray(slope), state.step * math.exp(mean - ACCEPTANCE["hmc"]), state.moves + 1,
+        (jnp.asarray(z), jnp.asarray(misfit), jnp.asarray(slope), jnp.minimum(size * math.exp(mean - ACCEPTANCE["hmc"]), LARGEST), state.moves + 1,
          state.gradients + steps * len(z))), mean
 
 

@@ -32,13 +32,12 @@ def bounds(problem: Problem, whitened: Whitened, z: np.ndarray) -> Iterator[Find
     the data's own optimum is u_i / information away, as the linearised model has it, along the physical parameter or its logarithm
     where its range is given by a positive low bound; the bound to try is two standard deviations beyond.
     """
-    space, prior = problem.space, whitened.sites < 0
+    space = problem.space
     low, high = (np.asarray(side) for side in space.bounds())
     L = root_of(space)
     u, A = L @ z, np.linalg.inv(L).T @ (whitened.G.T @ whitened.G) @ np.linalg.inv(L)
     values = np.asarray(space.flatten(space.physical(z)))
     slope = np.diag(np.asarray(jax.jacfwd(lambda u: space.flatten(space.physical(jnp.linalg.solve(jnp.asarray(L), u))))(jnp.asarray(u))))
-    assert prior.sum() == len(z)
     for i in np.flatnonzero(np.abs(u) > LEANS):
         bound = high[i] if u[i] * slope[i] > 0 else low[i]
         if not np.isfinite(bound):
@@ -46,7 +45,8 @@ def bounds(problem: Problem, whitened: Whitened, z: np.ndarray) -> Iterator[Find
         # 1 / (A^-1)_ii is the information about u_i with all others free; the prior of u_i itself brings 1 of it.
         information = max(1 / np.linalg.inv(A)[i, i] - 1.0, 0.0)
         where = "upper" if bound == high[i] else "lower"
-        word = f"{space.labels[i]} leans on its {where} bound: {values[i]:.4g}, bound {bound:.4g}, {abs(u[i]):.1f} standard deviations of the prior"
+        word = (f"{space.labels[i]} leans on its {where} bound: {values[i]:.4g}, bound {bound:.4g}, {abs(u[i]):.1f} standard deviations of "
+                "the prior from its mean")
         numbers = {"parameter": space.labels[i], "value": values[i], "bound": bound, "u": u[i], "low": low[i], "high": high[i]}
         if information < 1e-3:
             yield Finding("bound", f"{word}; the data hardly see it.", "It follows other parameters: look at what it is correlated with.",
@@ -89,10 +89,10 @@ def prior_conflict(problem: Problem, observations: Observations, whitened: White
         what = quantity_words(name) if name in whitened.rows else name
         full = float(innovation @ innovation - np.sum((vectors.T @ (G.T @ innovation)) ** 2 / (1 + values)))
         yield Finding(
-            "prior conflict", f"What {what} says of the parameters lies {np.sqrt(statistic / degrees):.2f} prior standard deviations from the "
-            f"prior mean in the {degrees} directions that it sees (chi-square {statistic:.1f}; {p_text(log_p)}; innovations under HBH' + R: "
-            f"{full:.0f} for {len(rows)}).", "Look at the parameters that moved most: a prior that is too narrow, or a parameter that makes up for a process.",
-            log_p, figure="parameters", subject=name if name in whitened.rows else "",
+            "prior conflict", f"What {what} says of the parameters lies {np.sqrt(statistic / degrees):.2f} prior standard deviations from "
+            f"the prior mean in the {degrees} directions that it sees (chi-square {statistic:.1f}; {p_text(log_p)}; innovations under "
+            f"HBH' + R: {full:.0f} for {len(rows)}).",
+            "Look at the parameters that moved most: a prior that is too narrow, or a parameter that makes up for a process.", log_p, figure="parameters", subject=name if name in whitened.rows else "",
             numbers={"stream": name, "statistic": statistic, "degrees": degrees, "innovations": full, "count": len(rows)})
 
 
@@ -106,8 +106,8 @@ def moved(problem: Problem, z: np.ndarray) -> Iterator[Finding]:
             return
         log_p = two_sided(u[i])
         yield Finding("prior outlier", f"{space.labels[i]} = {values[i]:.4g} is {abs(u[i]):.1f} standard deviations from its prior mean "
-                      f"({p_text(log_p)} before a look at {len(u)} parameters).", "Ask whether the value is possible; if not, it stands in for what "
-                      "the model lacks.", log_p, tests=len(u), figure="parameters", numbers={"parameter": space.labels[i], "u": u[i]})
+                      f"({p_text(log_p)} before a look at {len(u)} parameters).", "Ask whether the value is possible; if not, it stands in for "
+                      "what the model lacks.", log_p, tests=len(u), figure="parameters", numbers={"parameter": space.labels[i], "u": u[i]})
 
 
 def unseen(problem: Problem, whitened: Whitened) -> Iterator[Finding]:
@@ -122,8 +122,8 @@ def unseen(problem: Problem, whitened: Whitened) -> Iterator[Finding]:
         yield Finding(
             "unseen", f"The data see {seen} of {len(share)} directions of the parameters; the others are as the prior has them."
             + (f" They say nearly nothing of {listed(blind)}." if blind else ""),
-            "Their values and what follows from them (slow pools, projections) rest on the prior: fix them, observe more, or report the prior; "
-            "identifiability(problem, result) says more.", figure="directions", numbers={"share": share, "blind": blind, "seen": seen})
+            "Their values and what follows from them (slow pools, projections) rest on the prior: fix them, observe more, or report the "
+            "prior; identifiability(problem, result) says more.", figure="directions", numbers={"share": share, "blind": blind, "seen": seen})
 
 
 def failures(problem: Problem, seed: int, members: int = MEMBERS) -> Iterator[Finding]:
@@ -131,7 +131,8 @@ def failures(problem: Problem, seed: int, members: int = MEMBERS) -> Iterator[Fi
     Z = np.asarray(draw_members(problem, jax.random.key(seed), members, exact=False))
     predicted = problem.ensemble(jnp.asarray(Z))
     good = np.logical_and.reduce([
-        np.isfinite(np.where(np.asarray(stream.mask), predicted[name], 0.0)).all(axis=(1, 2)) for name, stream in problem.observations.items()])
+        np.isfinite(np.where(np.asarray(stream.mask), predicted[name], 0.0)).all(axis=(1, 2))
+        for name, stream in problem.observations.items()])
     if good.all():
         return
     theta = np.asarray(jax.vmap(lambda z: problem.space.flatten(problem.space.physical(z)))(jnp.asarray(Z)))

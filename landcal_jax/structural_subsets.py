@@ -69,7 +69,8 @@ def _compared(problem: Problem, observations: Observations, whitened: Whitened, 
     numbers = {what: name, "shift": shift, "statistic": statistic, "degrees": degrees, "scores": scores}
     words = quantity_words(name) if what == "stream" else name
     degraded = "; ".join(
-        f"chi-square per value of {quantity_words(other) if what == 'stream' else other} {before:.2f} fitted together, {alone:.2f} fitted to {words} alone"
+        f"chi-square per value of {quantity_words(other) if what == 'stream' else other} {before:.2f} fitted together, "
+        f"{alone:.2f} fitted to {words} alone"
         for other, (before, alone) in scores.items() if np.isfinite(before))
     first = (f"{words[:1].upper()}{words[1:]} alone wants other parameters than all streams together" if what == "stream" else
              f"{name} alone wants other parameters than all sites together")
@@ -78,8 +79,8 @@ def _compared(problem: Problem, observations: Observations, whitened: Whitened, 
         f"{first}, above all {listed(furthest)} (chi-square {statistic:.1f} for {degrees} directions; {p_text(log_p)}"
         + (f"; {degraded})." if degraded else ")."),
         "One set of parameters cannot serve both: a process that they share is wrong, or one of them is biased (see the causes)."
-        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for what these sites "
-        "have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
+        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for what "
+        "these sites have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
 
 
 def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights: Mapping[str, np.ndarray], name: str, what: str,
@@ -98,4 +99,5 @@ def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights
 
 def _squares(problem: Problem, observations: Observations, z: Array) -> dict[str, np.ndarray]:
     predicted = problem.predict(z)
-    return {name: np.where(np.asarray(stream.mask), np.asarray(stream.whitened(predicted[name])) ** 2, np.nan) for name, stream in observations.items()}
+    return {name: np.where(np.asarray(stream.mask), np.asarray(stream.whitened(predicted[name])) ** 2, np.nan)
+            for name, stream in observations.items()}

@@ -8,8 +8,8 @@ coefficient c of a candidate. The parameters take up what they can of d; what is
 
 (Rao's score test, the Lagrange multiplier test of Silvey 1959, Ann. Math. Statist. 30:389, with the prior as further data). Where
 residuals are autocorrelated or R is too small, the variance of d'P r is that of Newey and West (1987, Econometrica 55:703), with the
-residuals that the candidate leaves, if it is above one. The threshold of the largest |t| of all candidates is simulated: their t are
-correlated.
+residuals that the candidate leaves, if it is above one. The threshold of the largest |t| of a class of candidates is simulated, since their
+t are correlated; the classes share the chance of an alarm alike, so that few candidates need not stand out among many.
 """
 
 from dataclasses import dataclass, replace
@@ -118,8 +118,7 @@ class Scores:
 
     `t`: robust test statistic; `inflation`: by which autocorrelation widened its standard deviation; `coefficient` and its standard
     error `spread`; `kept`: share of the signal that the parameters do not take up; `log_p`: logarithm of the two-sided p-value of one
-    test; `log_family`: of the largest of all tests; `threshold`: the |t| above which one is an alarm; `projected` (m, candidate): P d
-    normalised.
+    test; `thresholds`: class -> the |t| above which one is an alarm; `projected` (m, candidate): P d normalised.
     """
 
     candidates: tuple[Candidate, ...]
@@ -129,16 +128,23 @@ class Scores:
     spread: np.ndarray
     kept: np.ndarray
     log_p: np.ndarray
-    threshold: float
+    thresholds: dict[str, float]
     projected: np.ndarray
 
     @property
     def log_family(self) -> np.ndarray:
-        """Log of the p-values of the largest of all tests (Bonferroni, at most 0)."""
-        return np.minimum(self.log_p + np.log(max(len(self.t), 1)), 0.0)
+        """Log of the p-values for all tests together: the classes share alike, and the members of each (Bonferroni; at most 0)."""
+        kinds = [candidate.kind for candidate in self.candidates]
+        shared = np.array([np.log(kinds.count(kind) * len(self.thresholds)) for kind in kinds])
+        return np.minimum(self.log_p + shared, 0.0)
+
+    @property
+    def loud(self) -> np.ndarray:
+        """Which candidates are above the threshold of their class, (candidate,)."""
+        return np.abs(self.t) > np.array([self.thresholds[candidate.kind] for candidate in self.candidates])
 
 
-def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.01, draws: int = 4000,
+def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.025, draws: int = 10000,
                 seed: int = 0) -> Scores:
     """Test candidates with whitened directions D (m, candidate); `alarm`: chance of any |t| above the threshold in a right model."""
     size = np.sqrt(np.sum(D**2, axis=0))
@@ -151,14 +157,14 @@ def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.nda
     t = score / inflation
     log_p = np.log(2) + log_ndtr(-np.abs(t))
     chosen = tuple(candidate for candidate, good in zip(candidates, told, strict=True) if good)
+    kinds = np.array([candidate.kind for candidate in chosen])
+    thresholds = {kind: threshold_of(unit[:, kinds == kind], alarm / len(set(kinds)), draws, seed) for kind in sorted(set(kinds))}
     return Scores(chosen, t, inflation, score / remain[told], inflation / remain[told], (remain / np.where(size > 0, size, 1))[told],
-                  log_p, threshold_of(unit, alarm, draws, seed), unit)
+                  log_p, thresholds, unit)
 
 
 def threshold_of(unit: np.ndarray, alarm: float, draws: int, seed: int) -> float:
     """The |t| that the largest of all candidates exceeds with the chance `alarm`, by draws of white residuals."""
-    if not unit.shape[1]:
-        return np.inf
     values, vectors = np.linalg.eigh(unit.T @ unit)
     strong = values > 1e-10 * values[-1]
     root = vectors[:, strong] * np.sqrt(values[strong])
@@ -217,7 +223,7 @@ def groups_of(scores: Scores) -> list[Named]:
     """Groups of candidates, the most likely first, by `log_evidence`."""
     if not scores.candidates:
         return []
-    evidence, loud = log_evidence(scores), np.abs(scores.t) > scores.threshold
+    evidence, loud = log_evidence(scores), scores.loud
     members: dict[tuple[str, str], list[int]] = {}
     for index, candidate in enumerate(scores.candidates):
         members.setdefault(candidate.group, []).append(index)

@@ -13,7 +13,6 @@ Alarms are rare by design: with a right model, and right R, one report in twenty
 threshold is simulated, half shared by all the tests of signs (Bonferroni).
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +95,7 @@ class Findings:
         return "\n".join(self.sentences)
 
     def to_xarray(self) -> xr.Dataset:
-        """Findings as a Dataset: `finding` (sentence, advice, kind, log p, evidence, alarm, cause) and `candidate` (t, coefficient, ...)."""
+        """Findings as a Dataset: by `finding` sentence, advice, kind, log p and so on; by `candidate` t, coefficient and so on."""
         rows, scores = self.found, self.scores
         data: dict[str, Any] = {
             name: ("finding", np.array([getattr(row, name) for row in rows], dtype=object if kind is str else kind))
@@ -105,10 +104,11 @@ class Findings:
         about = {"t": scores.t, "inflation": scores.inflation, "coefficient": scores.coefficient, "coefficient_sd": scores.spread,
                  "kept": scores.kept, "candidate_log_p": scores.log_p}
         data |= {name: ("candidate", values) for name, values in about.items()}
+        data["candidate_threshold"] = "candidate", np.array([scores.thresholds[each.kind] for each in scores.candidates])
         data |= {f"candidate_{name}": ("candidate", np.array([getattr(each, name) for each in scores.candidates], dtype=object))
                  for name in ("kind", "words", "detail", "unit")}
         coords = {"candidate": [each.name for each in scores.candidates]}
-        return xr.Dataset(data, coords, {"title": self.title, "threshold": scores.threshold, "quiet": int(self.quiet),
+        return xr.Dataset(data, coords, {"title": self.title, "quiet": int(self.quiet),
                                          "notes": "\n".join(self.notes)})
 
     def write(self, path: str | Path) -> Path:
@@ -141,7 +141,8 @@ def examine(
     else:
         problem = calibrated
     if result is None:
-        raise ValueError(complain("a Calibration, or a Problem with its result", "a Problem alone", "examine(problem, solve(problem, ...))"))
+        raise ValueError(complain("a Calibration, or a Problem with its result", "a Problem alone", "examine(problem, solve(problem, ...))")
+                         )
     if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear, to see what its parameters take up", problem.forward.description,
                                  "problem.finite_difference(), or an emulator of it"))
@@ -185,12 +186,13 @@ def _ended(result: Result | Array) -> Iterator[Finding]:
         return
     if result.status < 0 or result.status in (Status.MAX_STEPS, Status.OUT_OF_SPAN, Status.OUT_OF_BOUNDS, Status.SUBSPACE):
         yield Finding("solver", f"The solve has not ended at a minimum: {result.status.sentence}.",
-                      "Solve on from here (z0=result, more steps), or with Levenberg-Marquardt from several starts; all that follows is about "
-                      "where it stands.", alarm=True, figure="starts")
+                      "Solve on from here (z0=result, more steps), or with Levenberg-Marquardt from several starts; all that follows is "
+                      "about where it stands.", alarm=True, figure="starts")
     ends = np.sort(np.asarray(result.details.get("end_cost", ())))
     ends = ends[np.isfinite(ends)]
     if len(ends) > 2 and ends[1] - ends[0] > 2:
-        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start alone found it.",
+        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start alone "
+                      "found it.",
                       "A lower minimum may be left: more starts (MultiStart(number=)), or other seeds.", figure="starts",
                       numbers={"end_cost": ends})
 
@@ -226,7 +228,7 @@ def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
     """The sentence of a cause."""
     refit = each.refit
     c, spread = (scores.coefficient[each.best], scores.spread[each.best]) if refit is None else (refit.coefficient, refit.spread)
-    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.threshold:.1f} among {len(scores.t)} candidates, "
+    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.thresholds[candidate.kind]:.1f} among {len(scores.t)} candidates, "
          f"{p_text(float(scores.log_family[each.best]))}")
     fell = "" if refit is None else f" With it J falls from {refit.before:.1f} to {refit.after:.1f}"
     change = {
@@ -249,17 +251,11 @@ def _advice(candidate: Candidate, each: Named) -> str:
     """What to do about a cause."""
     if candidate.kind == "driver":
         return ("Check the sensor, its gaps and units, against a reanalysis or a neighbour; then calibrate again with the driver corrected. "
-                "Parameters have taken up what they could of it, so that the size is a lower limit where the model is not linear.")
+                "Parameters take up what they can of it: biases that they take up as a whole are not seen at all.")
     if candidate.kind == "observation":
-        return "Check the instrument and its processing (energy balance closure, gap filling, units), or give the stream an offset of its own."
+        return ("Check the instrument and its processing (energy balance closure, gap filling, units), or give the stream a parameter for "
+                "its bias.")
     if candidate.kind == "user":
         return "Put it into the model and calibrate again."
-    return (f"Look at the equation of this response, and give the model one with a free parameter for it ({candidate.name}); a process that is "
-            "missing altogether looks the same. Then calibrate and examine again.")
-
-
-def with_extra(findings: Findings, *more: Finding) -> Findings:
-    """The same findings with others added in their place, such as those of an emulator."""
-    causes = [each for each in findings.found if each.cause or each.kind == "solver"]
-    rest = sorted([*(each for each in findings.found if each not in causes), *more], key=_weight)
-    return dataclasses.replace(findings, found=tuple([*causes, *rest]))
+    return (f"Look at the equation of this response, and give the model one with a free parameter for it ({candidate.name}); a process that "
+            "is missing altogether looks the same. Then calibrate and examine again.")

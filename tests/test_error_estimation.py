@@ -1,5 +1,6 @@
 """Estimation of R: closed forms in linear problems, dense likelihoods, fixed points, and what short streams lean on."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,15 @@ SIGMA = 0.1
 WIDE = 100.0  # standard deviation of a prior that says nothing
 
 
+class Matrices(eqx.Module):
+    """x -> A x by stream; arrays, so that problems of the same shape are compiled once."""
+
+    matrices: dict
+
+    def __call__(self, theta):
+        return {name: A @ theta["x"] for name, A in self.matrices.items()}
+
+
 def days(number, start="2001-01-01"):
     return np.datetime64(start) + np.arange(number)
 
@@ -33,8 +43,7 @@ def linear(streams: dict[str, tuple[np.ndarray, Stream]], parameters: int, prior
     """y = A x + e: stream -> (A (site, n_obs, parameters), Stream)."""
     matrices = {name: jnp.asarray(np.atleast_3d(A) if A.ndim == 3 else A[None]) for name, (A, _) in streams.items()}
     space = ParameterSpace({"x": Parameter.normal(np.zeros(parameters), prior, dims="item")}, {"item": list(range(parameters))})
-    forward = FunctionForward(lambda theta: {name: A @ theta["x"] for name, A in matrices.items()})
-    return Problem(space, forward, Observations({name: stream for name, (_, stream) in streams.items()}))
+    return Problem(space, FunctionForward(Matrices(matrices)), Observations({name: stream for name, (_, stream) in streams.items()}))
 
 
 def one_stream(number, parameters, error: ModelError, seed, *, gaps=0.0, prior=WIDE) -> Problem:

@@ -263,6 +263,21 @@ def test_the_findings_say_what_to_do():
     assert rows.loc["lifespan", "alone: respiration"] == pytest.approx(0.8932, abs=1e-4) and rows.loc["lifespan", "alone: gpp"] == 0
 
 
+def test_what_the_data_have_moved_is_not_called_unseen():
+    """exp(rate) observed at -4 drives `rate` far down, where nothing depends on it any more; `wood` is not seen at all."""
+    priors = {"rate": Parameter.normal(0.0, 1.0), "wood": Parameter.normal(0.0, 1.0)}
+    forward = FunctionForward(lambda theta: {"y": jnp.exp(theta["rate"])[None, None] + 0 * theta["wood"]})
+    problem = Problem(ParameterSpace(priors), forward, Observations({"y": Stream([-4.0], 1.0)}))
+    result = lc.solve(problem, lc.LevenbergMarquardt(), progress=False)
+    ds = identifiability(problem, result)
+    assert ds["unconstrained"].all() and float(ds["displacement"][0]) < -1 and float(ds["displacement"][1]) == 0
+    unseen, moved = sentences(ds)[2:4]
+    assert unseen.startswith("Not seen by any stream") and ": wood." in unseen
+    assert moved.startswith("Moved by the data") and f"rate ({float(result.z[0]):+.1f})" in moved and "wood" not in moved
+    # A point that is no solution says nothing of that kind.
+    assert ": rate and wood." in sentences(identifiability(problem, result.z))[2]
+
+
 def test_dataset_survives_a_file(pair, tmp_path):
     _, ds, _ = pair
     ds.to_netcdf(tmp_path / "identifiability.nc")

@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landcal_jax"
-PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability")
+PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability", "plot_structure")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("report", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
-    ("smc", "variational", "microcanonical"),
+    ("report", "report_structure", "structure", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
+    ("smc", "variational", "microcanonical", "structural_subsets", "structural_parameters", "structural_predictive", "structural_checks",
+     "structural_findings", "structural_tests", "structural_signals", "structural_expansions", "structural_drivers"),
     ("sampling", "hamiltonian", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace", "propagation", "importance", "covariance", "comparison", "comparison_scores"),
     ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage", "rank_statistics",
      "twins", "weather"),

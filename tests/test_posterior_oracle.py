@@ -1,7 +1,6 @@
 """Samplers against the closed form of a linear model with a full B and errors that are correlated in time, with gaps."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,7 +93,5 @@ def test_the_best_gaussian_of_a_path_is_the_posterior(oracle, problem):
     _, seen = oracle
     details = gaussians(problem, 2).details
     assert details["k_hat"] < 0.5
-    # The bound is the evidence itself where the Gaussian is the posterior.
-    assert np.nanmax(details["elbo"]) < seen.log_evidence() + 0.1
-    np.testing.assert_allclose(np.nanmax(details["elbo"]), seen.log_evidence(), atol=0.2)
-    assert jnp.isfinite(details["elbo"]).all()
+    # The bound is the evidence itself where the Gaussian is the posterior; it is the mean of ten draws.
+    np.testing.assert_allclose(details["elbo"], seen.log_evidence(), atol=0.3)

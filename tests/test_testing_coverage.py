@@ -76,8 +76,8 @@ def taken_for_half(problem, key):
     return exact(with_sigma(problem, 0.5), key)
 
 
-def taken_for_double(problem, key):
-    return exact(with_sigma(problem, 2.0), key)
+def taken_for_triple(problem, key):
+    return exact(with_sigma(problem, 3.0), key)
 
 
 def failing(problem, key):
@@ -106,7 +106,7 @@ def test_an_exact_posterior_has_uniform_ranks_and_covers(problem):
     assert abs(float((((ds["truth"] - ds["mean"]) / ds["sd"]) ** 2).mean()) - 1) < 0.2
 
 
-@pytest.mark.parametrize("posterior_of, word", [(taken_for_half, "narrow"), (taken_for_double, "wide")])
+@pytest.mark.parametrize("posterior_of, word", [(taken_for_half, "narrow"), (taken_for_triple, "wide")])
 def test_a_wrong_error_of_the_observations_is_seen(problem, posterior_of, word):
     ds = coverage(problem, posterior_of, twins=TWINS, **QUIET)
     ranked = ds["p_ecdf"].sel(quantity=ds["parameter"].values)
