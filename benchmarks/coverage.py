@@ -89,6 +89,10 @@ def main() -> None:
     bench = harness.Benchmark("coverage", __doc__, cores=None, cache=True, options=options)
     import coverage_cases as cases
 
+    import landcal_jax
+
+    # Each call begins new processes: all but the first find there what NUTS takes a minute to compile.
+    landcal_jax.configure(cache="user")
     given, found = bench.arguments, {}
     for case in given.case or CASES:
         methods = [name for name in cases.METHODS if case != "R right" or name not in ESTIMATING]

@@ -1,15 +1,13 @@
-"""Twins with a planted structural error, for structural_error.py: the truth, what is calibrated instead, and what a top finding must name."""
+"""Twins with a planted structural error, for structural_error.py: the truth, what is calibrated instead, what a top finding must name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 import landcal_jax as lc
 from landcal_jax import testing
-from landcal_jax.experiment import TRUTH, TWIN_ERRORS, TWIN_OBSERVED, Experiment, dalec_problem
+from landcal_jax.experiment import TRUTH, Experiment, dalec_problem
 from landcal_jax.models import DalecWater
 from landcal_jax.models.dalec_numerics import Conserving
 from landcal_jax.weather import MEDITERRANEAN, TEMPERATE_FOREST, Climate, weather
@@ -70,3 +68,47 @@ def experiment_of(case: Case, seed: int) -> Experiment:
     problem = testing.twin(problem, problem.space.whiten(theta), key=seed).problem
     given = forcing if case.bias is None else case.bias(forcing.copy(deep=True))
     return replace(twin, problem=dalec_problem(given, problem.observations, case.calibrated), truth=theta)
+
+
+def scaled(name: str, factor: float) -> Callable:
+    """A bias that multiplies a driver."""
+    return lambda forcing: forcing.assign({name: (forcing[name] * factor).assign_attrs(forcing[name].attrs)})
+
+
+def shifted(names: tuple[str, ...], offset: float) -> Callable:
+    """A bias that adds to drivers."""
+    return lambda forcing: forcing.assign({name: (forcing[name] + offset).assign_attrs(forcing[name].attrs) for name in names})
+
+
+def about_respiration(group: tuple[str, str]) -> bool:
+    """The response of respiration to temperature."""
+    return group == ("respiration", "temperature")
+
+
+def about_stress(group: tuple[str, str]) -> bool:
+    """Photosynthesis in a dry soil."""
+    return group == ("gross primary production", "dryness")
+
+
+def about_driver(name: str) -> Callable[[tuple[str, str]], bool]:
+    """A bias of this driver."""
+    return lambda group: group == ("driver", name)
+
+
+WATER = DalecWater()
+TARGETED = (
+    Case("no error", WATER, WATER),
+    Case("respiration with an optimum of temperature", Optimum(), WATER, answer=about_respiration),
+    Case("water stress missing", WATER, DalecWater(1.0, Unstressed()), theta=(("wilting_point", 300.0),), answer=about_stress),
+    Case("radiation 2 MJ m-2 d-1 too high", WATER, WATER, bias=shifted(("shortwave",), 2.0), answer=about_driver("shortwave")),
+)
+OTHERS = (
+    Case("respiration of Lloyd and Taylor", LloydTaylor(), WATER, answer=about_respiration),
+    Case("water stress missing, Mediterranean", WATER, DalecWater(1.0, Unstressed()), MEDITERRANEAN, (("wilting_point", 200.0),),
+         answer=about_stress),
+    Case("vapour pressure deficit 2 hPa too high", WATER, WATER, bias=shifted(("vpd",), 2.0), answer=about_driver("vpd")),
+    Case("precipitation 30 % too low", WATER, WATER, bias=scaled("precipitation", 0.7), answer=about_driver("precipitation")),
+    Case("radiation 15 % too high", WATER, WATER, bias=scaled("shortwave", 1.15), answer=about_driver("shortwave")),
+    Case("temperature 2 K too high", WATER, WATER, bias=shifted(("temperature_min", "temperature_max"), 2.0),
+         answer=about_driver("temperature")),
+)

@@ -7,6 +7,7 @@ from . import models as models
 from . import output as output
 from . import plot as plot
 from . import plot_comparison as plot_comparison
+from . import plot_coverage as plot_coverage
 from . import plot_identifiability as plot_identifiability
 from . import report as report
 from . import testing as testing
@@ -25,6 +26,8 @@ from .ensemble_kalman import ESMDA as ESMDA
 from .ensemble_kalman import ETKI as ETKI
 from .ensemble_kalman import UnscentedKalmanInversion as UnscentedKalmanInversion
 from .error_model import ModelError as ModelError
+from .error_estimation import ErrorEstimate as ErrorEstimate
+from .error_estimation import estimate_errors as estimate_errors
 from .executable import Executable as Executable
 from .experiment import Calibration as Calibration
 from .experiment import Experiment as Experiment

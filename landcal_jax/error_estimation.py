@@ -140,7 +140,7 @@ def estimate_errors(
     Raises ValueError for unknown methods and parts, or too few years; TypeError for a problem whose errors are parameters already,
     and for likelihoods of a model without tangent-linear.
     """
-    _check(problem, method, prior_weight, block_years)
+    _check(problem, method, prior_weight, block_years, rounds)
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
     known = PARTS if method in ("marginal", "cross-validation") else MOMENT_PARTS
     wanted = checked_parts(problem.observations, default_parts(problem.observations, method) if parts is None else parts, known, method)
@@ -201,7 +201,7 @@ def default_parts(observations: Observations, method: str) -> dict[str, tuple[st
             for name, stream in observations.items() if stream.minutes is not None}
 
 
-def _check(problem: Problem, method: str, prior_weight: float, block_years: int | None) -> None:
+def _check(problem: Problem, method: str, prior_weight: float, block_years: int | None, rounds: int | None) -> None:
     if method not in _METHODS:
         raise ValueError(complain(f"a method of {', '.join(_METHODS)}", f"{method!r}", 'method="marginal"'))
     if problem.errors is not None:
@@ -210,6 +210,8 @@ def _check(problem: Problem, method: str, prior_weight: float, block_years: int 
     if method in ("marginal", "cross-validation") and not problem.has_tangent:
         raise TypeError(complain(f'a model with a tangent-linear for method="{method}"', problem.forward.description,
                                  'method="residuals", or problem.finite_difference()'))
+    if rounds is not None and rounds < 1:
+        raise ValueError(complain("one round or more", f"rounds={rounds!r}", "leave it out"))
     if not prior_weight >= 0:
         raise ValueError(complain("a prior_weight of zero or more", f"{prior_weight!r}", "1.0"))
     if block_years is not None and (method != "cross-validation" or block_years < 1):

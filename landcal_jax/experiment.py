@@ -19,6 +19,7 @@ import xarray as xr
 
 from landcal_jax import data, testing
 from landcal_jax.ensemble_iterated import IterativeFourDEnVar
+from landcal_jax.error_estimation import ROUNDS, ErrorEstimate, estimate_errors
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
@@ -42,6 +43,8 @@ from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
 FIRE_PARAMETERS = ("foliar_combustion", "ligneous_combustion", "dom_combustion", "fire_resilience")
 STREAMS = ("nee", "latent_heat")
 MODEL_ERROR_ROUNDS = 2
+CHI_SQUARE = "chi-square"
+"""The word for a constant model error with which chi-square of the calibrated days is one."""
 
 # A temperate deciduous forest: what the twin tries to find again. It gives a yearly NEE of -0.3 kgC m-2 or so.
 TRUTH = {
@@ -278,6 +281,7 @@ def calibrate(
     about: Mapping[str, object] | None = None,
     checkpoint: str | Path | None = None,
     failed: FailedRuns | None = None,
+    errors: str = CHI_SQUARE,
 ) -> Calibration:
     """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior, or that of the ensemble.
 
@@ -289,7 +293,16 @@ def calibrate(
     `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds them there goes on from them, and
     ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in
     the warnings of the output.
+
+    `errors`: how the model error is estimated where the experiment asks for it. "chi-square" makes that of each stream one by a constant
+    (`with_estimated_model_error`), which is quick and says how far the fit is from what it was fitted to. The methods of
+    `estimate_errors` estimate a season, a share of the flux and a memory too; "cross-validation" is the one for bands that hold in
+    years that were not seen, at the price of some dozen more solves.
+    Raises ValueError for another word, and what `estimate_errors` raises.
     """
+    if errors not in (CHI_SQUARE, *ROUNDS):
+        raise ValueError(complain(f"errors by {', '.join((CHI_SQUARE, *ROUNDS))}", f"{errors!r}", f'errors="{CHI_SQUARE}"'))
+
     def solved(round_number, *args, **kwargs):
         file = None if checkpoint is None else Path(checkpoint) / f"solve_{round_number}.npz"
         return solve(*args, key=seed, progress=progress, checkpoint=file, failed=failed, **kwargs)
@@ -302,21 +315,31 @@ def calibrate(
         polish = LevenbergMarquardt() if experiment.problem.has_tangent else IterativeFourDEnVar()
         words = f"{words}, then {solver_in_words(polish)}"
         result = _joined(result, solved("polish", experiment.problem, polish, z0=result))
-    for round_number in range(1, 1 + (MODEL_ERROR_ROUNDS if experiment.estimate_model_error else 0)):
-        experiment = with_estimated_model_error(experiment, result)
-        result = _joined(result, solved(round_number, experiment.problem, polish, z0=result))
+    if experiment.estimate_model_error and errors == CHI_SQUARE:
+        for round_number in range(1, 1 + MODEL_ERROR_ROUNDS):
+            experiment = with_estimated_model_error(experiment, result)
+            result = _joined(result, solved(round_number, experiment.problem, polish, z0=result))
+    elif experiment.estimate_model_error:
+        estimate = estimate_errors(
+            experiment.problem, result, method=errors, solver=polish, key=seed, progress=progress, checkpoint=checkpoint, failed=failed)
+        experiment, result = with_errors(experiment, estimate), _with_rounds(result, estimate)
     about = {"seed": seed, "solver": words} | dict(about or {})
     if isinstance(polish, AbstractEnsembleSolver):
         return Calibration(experiment, result, from_ensemble(experiment.problem, result, draws=draws, key=seed), about)
+    experiment, posterior = _with_posterior(experiment, result, curvature, draws, seed)
+    return Calibration(experiment, result, posterior, about)
+
+
+def _with_posterior(experiment: Experiment, result: Result, curvature: str, draws: int, seed: int) -> tuple[Experiment, Posterior]:
+    """The Laplace posterior, and the experiment with a note where the curvature had to be another one."""
     try:
-        posterior = laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+        return experiment, laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
     except ValueError as error:
         # Minutes of solving are not thrown away because the Hessian at a kink is indefinite; the output says what it has.
         posterior = laplace(experiment.problem, result, draws=draws, key=seed)
         found = str(error).splitlines()[1].removeprefix("Got:").strip()
         note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
-        experiment = replace(experiment, notes=[note, *experiment.notes])
-    return Calibration(experiment, result, posterior, about)
+        return replace(experiment, notes=[note, *experiment.notes]), posterior
 
 
 def solver_for(problem: Problem) -> AbstractGradientSolver | AbstractEnsembleSolver:
@@ -357,6 +380,22 @@ def with_estimated_model_error(experiment: Experiment, result: Result) -> Experi
     return replace(
         experiment, problem=experiment.problem.with_observations(updated(calibrated)),
         held_out=None if held_out is None else updated(held_out))
+
+
+def with_errors(experiment: Experiment, estimate: ErrorEstimate) -> Experiment:
+    """The experiment with the errors that `estimate_errors` found, in its held-out part too, and with the sentences as notes."""
+    held_out = None if experiment.held_out is None else estimate.applied(experiment.held_out)
+    return replace(experiment, problem=estimate.problem, held_out=held_out, notes=[*estimate.sentences, *experiment.notes])
+
+
+def _with_rounds(result: Result, estimate: ErrorEstimate) -> Result:
+    """`result` and the rounds that followed it as one result, with the work of the years left out."""
+    for other in estimate.others:
+        added = _joined(result, other)
+        result = result._replace(counts=added.counts, seconds=added.seconds)
+    for each in estimate.results:
+        result = _joined(result, each)
+    return result
 
 
 def solver_in_words(solver: AbstractGradientSolver | AbstractEnsembleSolver) -> str:

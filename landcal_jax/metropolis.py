@@ -59,8 +59,8 @@ def adaptive_metropolis(
 ) -> Posterior:
     """Draws from the posterior by adaptive Metropolis: of each of `chains` chains every `thin`th place, `draws` times.
 
-    `result`, `posterior`: where chains start and their first covariance, as in `nuts`. `warmup`: proposals before the first draw, as many as
-    the draws take without it; the covariance of each chain is that of all its places so far, updated every `CHUNK` proposals.
+    `result`, `posterior`: where chains start and their first covariance, as in `nuts`. `warmup`: proposals before the first draw, as many
+    as the draws take without it; the covariance of each chain is that of all its places so far, updated every `CHUNK` proposals.
     `checkpoint`: see `nuts`.
 
     Returns a `Posterior` whose details are `log_density` (draw,), `acceptance` (share of the proposals of draws), `forward` (runs),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landcal_jax.information import root_of
-from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, STREAM_COLOURS, new_figure, number_text, tidy
+from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, new_figure, number_text, tidy
 from landcal_jax.structural_findings import MONTHS
 from landcal_jax.structural_signals import quantity_words
 from landcal_jax.structure import Finding, Findings
@@ -59,7 +59,7 @@ def cause(findings: Findings, finding: Finding) -> Figure:
         slope = float(signal @ r) / np.sqrt(len(r))
         ends = np.quantile(signal[rows] * np.sqrt(len(r)), [0.005, 0.995])
         left.plot(ends, slope * ends, color=POSTERIOR, linewidth=1.4, label="what the candidate explains")
-        left.legend(fontsize=8, frameon=False)
+        _legend(left)
         tidy(left, "Signal of the candidate (its part that parameters cannot make)", "Whitened residual", quantity_words(name))
         series = {"calibrated": (r[rows], OBSERVED)}
         if named.refit is not None:
@@ -82,6 +82,13 @@ def _binned(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
                   label="mean of residuals, standard error")
 
 
+def _legend(axis: Axes) -> None:
+    """A legend with room of its own at the top, so that it hides nothing."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.3 * (high - low))
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
+
+
 def _monthly(axis: Axes, times: np.ndarray, series: dict) -> None:
     axis.axhline(0, color="#bbbbbb", linewidth=0.8)
     if not np.isfinite(times).all():
@@ -95,7 +102,7 @@ def _monthly(axis: Axes, times: np.ndarray, series: dict) -> None:
         axis.errorbar(np.array(found) + 0.18 * shift, means, error, fmt="o-", color=colour, markersize=4, linewidth=1.1, label=label)
     axis.set_xticks(range(1, 13), list("JFMAMJJASOND"))
     if len(series) > 1:
-        axis.legend(fontsize=8, frameon=False)
+        _legend(axis)
 
 
 def consistency(findings: Findings) -> Figure:
@@ -131,7 +138,7 @@ def memory(findings: Findings) -> Figure:
         for sign in (-1, 1):
             axis.plot(each["lag_days"], sign * 1.96 / np.sqrt(each["pairs"]), color=INK, linewidth=0.9, linestyle="--")
         axis.axhline(0, color="#999999", linewidth=0.8)
-        tidy(axis, "Lag (d)", "Correlation", " ".join(filter(None, (quantity_words(each["stream"]), each["site"]))))
+        tidy(axis, "Lag (d)", "Correlation", f"{quantity_words(each['stream'])}, {each['site']}")
     for axis in axes[len(found):]:
         axis.set_visible(False)
     return figure
@@ -185,14 +192,15 @@ def conflict(findings: Findings, finding: Finding) -> Figure:
     axes[0].barh(range(len(order)), numbers["shift"][order], color=POSTERIOR, height=0.62)
     axes[0].axvline(0, color="#999999", linewidth=0.8)
     axes[0].set_yticks(range(len(order)), [labels[n] for n in order])
-    tidy(axes[0], "Move of the parameter (standard deviations of the prior; linearised)", "", f"fitted to {finding.subject} alone")
+    alone = f"fitted to {finding.subject.replace('_', ' ')} alone"
+    tidy(axes[0], "Move of the parameter (standard deviations of the prior; linearised)", "", alone)
     if scored:
         places = np.arange(len(numbers["scores"]))
-        for shift, label, colour in ((0, "fitted together", OBSERVED), (1, f"fitted to {finding.subject} alone", PRIOR)):
+        for shift, label, colour in ((0, "fitted together", OBSERVED), (1, alone, PRIOR)):
             axes[1].bar(places + 0.36 * shift, [pair[shift] for pair in numbers["scores"].values()], width=0.34, color=colour, label=label)
         axes[1].set_xticks(places + 0.18, [name.replace("_", " ") for name in numbers["scores"]])
         axes[1].axhline(1, color="#999999", linewidth=0.8)
-        axes[1].legend(fontsize=8, frameon=False)
+        _legend(axes[1])
         tidy(axes[1], "", "Chi-square per value", "")
     return figure
 
@@ -251,7 +259,6 @@ def starts(findings: Findings) -> Figure:
     figure = new_figure(9.6, 2.4)
     axis = figure.subplots()
     axis.plot(np.arange(1, len(ends) + 1), ends, "o", color=POSTERIOR, markersize=5)
-    axis.set_yscale("log")
     axis.xaxis.get_major_locator().set_params(integer=True)
     tidy(axis, "Start, from the best", "J at its end")
     return figure

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from landcal_jax import plot_structure
 from landcal_jax.report import STYLE, image
+from landcal_jax.structural_signals import quantity_words
 from landcal_jax.structure import Finding, Findings
 
-HEADINGS = {"cause": "What is most likely wrong", "sign": "What shows it", "quiet": "Tested and quiet", "candidate": "Candidates"}
+HEADINGS = {
+    "cause": "What is most likely wrong", "alternative": "Other explanations of the same residuals", "sign": "What shows it",
+    "candidate": "Candidates", "quiet": "Tested and quiet"}
 SHOWN = 12  # signs without alarm that are listed
 CAPTIONS = {
-    "cause": "Left: residuals in bins of the signal of the candidate, both without what the calibrated parameters can make; a right model leaves no "
-             "slope. Right: mean residual by month, before and after calibration with the candidate.",
+    "cause": "Left: residuals in bins of the signal of the candidate, both without what the calibrated parameters can make; a right model "
+             "leaves no slope. Right: mean residual by month, before and after calibration with the candidate.",
     "consistency": "Size of the whitened residuals over what is expected after calibration. Circles: chi-square; diamonds: the ratio of "
                    "Desroziers et al. (2005), whose R is that of the residuals and innovations. Right errors lie at one.",
     "memory": "Autocorrelation of the whitened residuals; dashed: 95 % range of chance. Errors that are described right leave none.",
@@ -22,7 +25,8 @@ CAPTIONS = {
                 "model and errors are right.",
     "parameters": "Where the parameters stand in their priors. What lies outside the shade was not expected; near the bounds of a "
                   "bounded prior distances grow without limit.",
-    "directions": "Directions of the control space, from the best seen to the unseen. Below the dashed line the prior says more than the data.",
+    "directions": "Directions of the control space, from the best seen to the unseen. Below the dashed line the prior says more than the "
+                  "data.",
     "failed": "Runs over the prior that failed, in the two parameters that tell them best from the others.",
     "starts": "J at the end of every start of the solver.",
 }
@@ -38,12 +42,13 @@ def write(findings: Findings, path: str | Path) -> Path:
 def render(findings: Findings) -> str:
     """The report as one HTML document."""
     title = escape(findings.title)
-    causes = [each for each in findings if each.cause]
+    causes, others = ([each for each in findings if each.kind == kind] for kind in ("cause", "alternative"))
     signs = [each for each in findings.alarms if not each.cause]
-    quiet = [each for each in findings if not each.alarm]
+    quiet = [each for each in findings if not each.alarm and not each.cause]
     counter = _Figures(findings)
     sections = {
-        "cause": _list(causes) + "".join(counter.of(causes[:3])) if causes else "",
+        "cause": _list(causes) + "".join(counter.of(causes)) if causes else "",
+        "alternative": _alternatives(others) + "".join(counter.of(others[:1])) if others else "",
         "sign": _list(signs) + "".join(counter.of(signs)) if signs else "",
         "candidate": _candidates(findings, counter),
         "quiet": _quiet(quiet) + "".join(counter.rest())}
@@ -62,7 +67,8 @@ def render(findings: Findings) -> str:
 MORE = """
 ol.findings { padding-left: 1.4rem; max-width: 50rem; } ol.findings li { margin: .8rem 0; }
 .next { display: block; color: #333; margin-top: .2rem; } .next b { font-weight: 600; }
-.verdict { border-left: 5px solid #b34700; background: #fdf1e7; padding: .6rem 1rem; } .verdict.quiet { border-color: #00714f; background: #edf6f2; }
+.verdict { border-left: 5px solid #b34700; background: #fdf1e7; padding: .6rem 1rem; }
+.verdict.quiet { border-color: #00714f; background: #edf6f2; }
 """
 
 
@@ -71,7 +77,8 @@ def _summary(findings: Findings) -> str:
         return f'<div class="verdict quiet"><p>{escape(findings.sentences[0])}</p></div>'
     number = len(findings.alarms)
     more = f" There {'are' if number > 2 else 'is'} {number - 1} further finding{'s' * (number > 2)} below." if number > 1 else ""
-    return (f'<div class="verdict"><p><b>{escape(findings.top.sentence)}</b></p><p>What to do next: {escape(findings.top.advice)}{more}</p></div>'
+    top = findings.top
+    return (f'<div class="verdict"><p><b>{escape(top.sentence)}</b></p><p>What to do next: {escape(top.advice)}{more}</p></div>'
             "<p>Causes are candidates for what the model lacks, tested against the residuals of the calibrated model and calibrated anew; "
             "signs are what can be seen of it. A right model with right errors raises any alarm in one report of twenty.</p>")
 
@@ -79,6 +86,12 @@ def _summary(findings: Findings) -> str:
 def _list(found: list[Finding]) -> str:
     items = "".join(f'<li>{escape(each.sentence)}<span class="next"><b>Next:</b> {escape(each.advice)}</span></li>' for each in found)
     return f'<ol class="findings">{items}</ol>'
+
+
+def _alternatives(found: list[Finding]) -> str:
+    items = "".join(f"<li>{escape(each.sentence)}</li>" for each in found)
+    return ("<p>One error moves many candidates. These explain less of the residuals than the cause above; what is left of them is "
+            f'seen when that is mended and the model examined again.</p><ol class="findings">{items}</ol>')
 
 
 def _quiet(found: list[Finding]) -> str:
@@ -95,8 +108,8 @@ def _candidates(findings: Findings, counter: "_Figures") -> str:
     return (f"<p>{len(scores.t)} candidates can be told from what the parameters do: biases of drivers, responses of processes, biases of "
             "observations. Each is tested by its score at the optimum; t is N(0, 1) if the model is right.</p>"
             + counter.one(plot_structure.evidence(findings), "Candidates by their test statistic.",
-                          "The strongest candidate of each group, by the test before any calibration anew. What exceeds the threshold is calibrated "
-                          "anew, and the causes above are ordered by what that gives."))
+                          "The strongest candidate of each group, by the test before any calibration anew. If one exceeds its threshold, "
+                          "the likely ones are calibrated anew, and the explanations above are ordered by what that gives."))
 
 
 class _Figures:
@@ -117,7 +130,8 @@ class _Figures:
                 continue
             self.drawn.add(key)
             draw = getattr(plot_structure, each.figure)
-            caption = f"{each.subject.replace('_', ' ')}: {CAPTIONS[each.figure]}" if own else CAPTIONS[each.figure]
+            words = quantity_words(each.subject)
+            caption = f"{words[:1].upper()}{words[1:]}: {CAPTIONS[each.figure]}" if own else CAPTIONS[each.figure]
             yield self.one(draw(self.findings, each) if own else draw(self.findings), each.sentence, caption)
 
     def rest(self) -> Iterator[str]:

@@ -20,7 +20,7 @@ from jax import Array
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
-from landcal_jax.hamiltonian import Coordinates, depth_of, no_u_turn, straightened, trajectories
+from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, no_u_turn, straightened, trajectories
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
@@ -125,7 +125,7 @@ class _Run:
         bend = bends(self.problem)
         x = np.asarray(straightened(jnp.asarray(centre), jnp.asarray(bend)))
         self.state = {
-            "z": np.zeros((members, n)), "centre": x, "root": root / (1 + 5 * bend * x**4)[:, None], "bend": bend, "step": 0.5 * n**-0.25,
+            "z": np.zeros((members, n)), "centre": x, "root": root / (1 + 5 * bend * np.clip(x, -STRAIGHT, STRAIGHT) ** 4)[:, None], "bend": bend, "step": 0.5 * n**-0.25,
             "forward": 0, "gradient": 0, "gradient_warmup": 0, "seconds_warmup": 0.0, "done": 0, "rounds": 0, "settled": 0, "warm": False,
             "rhat": np.inf, "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
             "energy": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
@@ -298,9 +298,8 @@ def rhat(values: np.ndarray) -> np.ndarray:
 
 
 def _is_look(rounds: int) -> bool:
-    """Rounds after which the coordinates are fitted anew: 2, 3, 4, 6, 8, 12, 16, 24, ..."""
-    power = 2 ** int(math.log2(rounds))
-    return rounds > 1 and rounds in (power, power + power // 2)
+    """Rounds after which the coordinates are fitted anew: 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ..."""
+    return rounds > 1 and rounds % max(1, 2 ** (int(math.log2(rounds)) - 2)) == 0
 
 
 def _note(rounds: int, found: float, wanted: int | None) -> str:

@@ -2,11 +2,16 @@
 
 Particles drawn from the prior of z follow the densities
 
-    p_t(z)  ~  exp(-z'z / 2 - t (J(z) - z'z / 2)),        t = 0 (prior) ... 1 (posterior).
+    p_t(z)  ~  p_0(z) exp(-t (J(z) + log p_0(z))),        p_0 = N(0, I),        t = 0 (prior) ... 1 (posterior).
 
 At each power t of the likelihood they are weighted, resampled, and moved by Markov steps that leave p_t as it is (Del Moral, Doucet and
 Jasra 2006, Journal of the Royal Statistical Society B 68, 411). Where two modes part, each keeps its share of the particles, which no
 chain that sits in one of them finds out. The product of the mean weights estimates the evidence of the model.
+
+A mode that is deep but narrow holds few particles while t is small, and may lose them all: more particles find it, and a run with another
+key, whose evidence is then higher, shows it. Where minima are known, p_0 is better a mixture of Gaussians about them (`near`).
+Each has the covariance half-way, geometrically, between the prior and Laplace there: wider than the posterior, so that what is weighted
+covers what is sought, and far nearer to it than the prior. Posterior and evidence are the same; modes far from all of them are not found.
 
 What is chosen by the problem, and from which source:
 
@@ -35,57 +40,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from landcal_jax import checkpoint as checkpoints
-from landcal_jax import devices as several
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.members import FailedRuns, run_costs
-from landcal_jax.posterior import Posterior
-from landcal_jax.problem import Problem, costs
+from landcal_jax.particles import (
+    ACCEPTANCE,
+    BATCH,
+    LARGEST,
+    State,
+    by_batches,
+    cost_and_slope,
+    counts_of,
+    densities_of,
+    memory_of,
+    move_by_gradient,
+    reference_of,
+    resampled,
+    temper,
+    walk,
+)
+from landcal_jax.posterior import Posterior, from_draws
+from landcal_jax.problem import Problem
+from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
 
-BATCH = 64
-"""Particles in one compiled run: a larger batch of a land model is no faster a particle, and takes more memory."""
-ACCEPTANCE = {"hmc": 0.7, "random walk": 0.234}
-MOST_STEPS = 64
-"""Steps of one trajectory at most."""
-JITTER = (0.6, 1.1)
-"""Range of the step sizes of single particles over their common one: no orbit fits them all. Much beyond a quarter turn particles end on
-the other side of the cloud, at the height they came from: their positions seem to forget, J does not."""
-LARGEST = 0.25 * math.pi
-"""Largest step: a quarter turn takes two at least."""
 NO_LONGER = 0.9
 """A correlation that is above this share of what it was half of the moves ago no longer falls."""
-
-
-class _State(eqx.Module):
-    """Particles on their way.
-
-    `z`, `start` (particle, n): now, and when they were resampled; `misfit`, `first` (particle,): J - z'z/2 now and then; `slope`
-    (particle, n) its gradient now, (particle, 0) without; `power` t; `step`: step size or scale; `trail` (most moves,): the correlation after each move at this power;
-    `moves`, `runs`, `gradients`, `failed`: counts; `settled`: whether the particles have moved enough.
-    """
-
-    z: Array
-    start: Array
-    misfit: Array
-    first: Array
-    slope: Array
-    power: Array
-    log_evidence: Array
-    step: Array
-    trail: Array
-    moves: Array
-    runs: Array
-    gradients: Array
-    failed: Array
-    settled: Array
 
 
 def smc(
     problem: Problem,
     *,
+    near: Result | ArrayLike | None = None,
     particles: int | None = None,
     key: Array | int = 0,
     ess: float = 0.5,
@@ -99,12 +88,13 @@ def smc(
 ) -> Posterior:
     """Draws from the posterior by tempered sequential Monte Carlo: for several modes, for the evidence, and without gradients.
 
-    `particles`: how many, which is the number of draws; 16 for each parameter and at least 512 without it. `ess`: the effective
-    sample size that decides the next power, as a share of the particles; nearer to 1 is slower and safer. `moves`: "hmc" where JAX has
-    a gradient, else "random walk". `correlation`: the particles move until theirs with where they were is below it, at most
-    `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: how many draws of the prior
-    may fail; a point whose run fails has no likelihood. `checkpoint`: a file that keeps the particles, written at most every
-    `checkpoint_seconds`; a run that finds it goes on from it and ends with the same bits.
+    `near`: one or several minima, a Result, z (n,) or (minimum, n), about which the particles begin instead of all over the prior; it
+    takes a model with tangent-linear. `particles`: how many, which is the number of draws; 16 for each parameter and at least 512
+    without it. `ess`: the effective sample size that decides the next power, as a share of the particles; nearer to 1 is slower and
+    safer. `moves`: "hmc" where JAX has a gradient, else "random walk". `correlation`: the particles move until theirs with what they
+    were is below it, at most `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: how many of the
+    first particles may fail; a point whose run fails has no likelihood. `checkpoint`: a file that keeps the particles, written at most
+    every `checkpoint_seconds`; a run that finds it goes on from it and ends with the same bits.
 
     Returns a `Posterior` of equally weighted draws whose details are, beside `log_density` (draw,): `log_evidence`, the logarithm of
     the density of the observations with the parameters integrated out, and `log_evidence_error`, its standard error if the moves
@@ -116,9 +106,10 @@ def smc(
     """
     particles, moves, most_moves = _choices(problem, particles, ess, moves, correlation, most_moves)
     key = jax.random.key(key) if isinstance(key, int) else key
+    reference = reference_of(problem, near)
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
-        problem, ("smc", particles, ess, moves, correlation, most_moves, failed), key)
-    run = _Run(problem, (particles, ess, moves, correlation, most_moves), key, checkpoint, belongs_to, checkpoint_seconds)
+        problem, ("smc", particles, ess, moves, correlation, most_moves, failed), reference, key)
+    run = _Run(problem, reference, (particles, ess, moves, correlation, most_moves), key, checkpoint, belongs_to, checkpoint_seconds)
     with progress_line.display(progress and problem.speaks) as show:
         try:
             run.begin(failed)
@@ -135,8 +126,8 @@ def smc(
 class _Run:
     """One run on its way: the state, what happened at each power, and the file that keeps both."""
 
-    def __init__(self, problem, options, key, file, belongs_to, every):
-        self.problem, self.key, self.belongs_to, self.every = problem, key, belongs_to, every
+    def __init__(self, problem, reference, options, key, file, belongs_to, every):
+        self.problem, self.reference, self.key, self.belongs_to, self.every = problem, reference, key, belongs_to, every
         self.particles, self.ess, self.kind, self.correlation, self.most_moves = options
         self.file, self.clock, self.state = None if file is None else Path(file), Clock(), None
         self.done, self.kept, self.spent, self.saved_at = 0, None, {}, 0.0
@@ -153,29 +144,29 @@ class _Run:
         vector, one, whole = shape((number, n), float), shape((), float), shape((), int)
         slope = shape((number, n if self.kind == "hmc" else 0), float)
         number = shape((number,), float)
-        structure = _State(vector, vector, number, number, slope, one, one, one, shape((self.most_moves,), float),
+        structure = State(vector, vector, number, number, slope, one, one, one, shape((self.most_moves,), float),
                            whole, whole, whole, whole, shape((), bool))
         self.state = checkpoints.restore(structure, saved.leaves, self.file)
         self.done, self.kept, self.spent = saved.done, saved.done, saved.seconds
         self.history = {name: values.tolist() for name, values in saved.history.items()}
 
-    def _first(self, failed) -> _State:
-        of_prior, of_failed = jax.random.split(self.key)
-        Z, n = np.asarray(self.problem.space.sample(of_prior, self.particles)), self.problem.space.size
+    def _first(self, failed) -> State:
+        of_start, of_failed = jax.random.split(self.key)
+        Z, n = self.reference.draw(of_start, self.particles), self.problem.space.size
         if self.kind == "hmc":
-            cost, slope = _by_batches(_cost_and_slope, self.problem, (Z,))
+            cost, misfit, slope = by_batches(cost_and_slope, self.problem, (Z,), self.reference)
             _require_finite(self.problem, Z, cost, failed)
         else:
             ran = run_costs(self.problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
-            cost, slope = ran.cost, np.zeros((len(Z), 0))
-        good = np.isfinite(cost) & np.isfinite(slope).all(axis=1)
-        at = np.arange(len(Z)) if good.all() else _resampled(of_failed, good / good.sum())
-        Z, misfit = Z[at], (cost - 0.5 * np.sum(Z**2, axis=1))[at]
+            misfit, slope = ran.cost + np.asarray(densities_of(self.reference, jnp.asarray(Z))), np.zeros((len(Z), 0))
+        good = np.isfinite(misfit) & np.isfinite(slope).all(axis=1)
+        at = np.arange(len(Z)) if good.all() else resampled(of_failed, good / good.sum())
+        Z, misfit = Z[at], misfit[at]
         counts = (jnp.asarray(number) for number in (len(Z), len(Z) if self.kind == "hmc" else 0, int((~good).sum())))
         step = min(n**-0.25, LARGEST) if self.kind == "hmc" else 2.38 / math.sqrt(n)
         # Draws that fail have no likelihood at any power: they are the first to be left behind.
-        return _State(*map(jnp.asarray, (
-            Z, Z, misfit, misfit, slope[at], 0.0, math.log(good.mean()), step, np.full(self.most_moves, np.nan), 0)), *counts, jnp.asarray(True))
+        numbers = (Z, Z, misfit, misfit, slope[at], 0.0, math.log(good.mean()), step, np.full(self.most_moves, np.nan), 0)
+        return State(*map(jnp.asarray, numbers), *counts, jnp.asarray(True))
 
     @property
     def enough(self) -> float:
@@ -190,12 +181,12 @@ class _Run:
         """Go to the next power where the particles have settled; move them once."""
         of_resampling, of_move = jax.random.split(jax.random.fold_in(self.key, self.done))
         if bool(self.state.settled):
-            self.state, ess = _temper(self.state, of_resampling, self.ess)
+            self.state, ess = temper(self.state, of_resampling, self.ess)
             for name, value in {"power": self.state.power, "ess": ess, "moves": 0, "acceptance": 0, "correlation": 1, "step": 0}.items():
                 self.history[name].append(float(value))
         step = float(self.state.step)
-        move = _move_by_gradient if self.kind == "hmc" else _walk
-        self.state, acceptance = move(self.problem, self.state, of_move)
+        move = move_by_gradient if self.kind == "hmc" else walk
+        self.state, acceptance = move(self.problem, self.reference, self.state, of_move)
         self._look(acceptance, step)
         self.done += 1
         if self.file is not None and self.clock.seconds()["run"] - self.saved_at > self.every:
@@ -204,7 +195,7 @@ class _Run:
     def _look(self, acceptance, step) -> None:
         """Note the move, and whether it was the last one that is needed at this power."""
         moves = int(self.state.moves)
-        found = _memory(self.state)
+        found = memory_of(self.state)
         trail = self.state.trail.at[moves - 1].set(found)
         # A walk forgets slowly; before it could have gone around its cloud nothing can be said of modes.
         patience = 8 if self.kind == "hmc" else 4 * self.problem.space.size
@@ -214,9 +205,13 @@ class _Run:
         for name, value in {"moves": moves, "acceptance": acceptance, "correlation": found, "step": step}.items():
             self.history[name][-1] = float(value)
 
+    def costs(self) -> Array:
+        """J of the particles (particle,)."""
+        return self.state.misfit - densities_of(self.reference, self.state.z)
+
     def shown(self) -> dict[str, float]:
         """What is shown of the particles."""
-        J = np.asarray(self.state.misfit) + 0.5 * np.sum(np.asarray(self.state.z) ** 2, axis=1)
+        J = np.asarray(self.costs())
         return {"median": np.median(J), "lowest": J.min(), "likelihood to the power": float(self.state.power)}
 
     def seconds(self) -> dict[str, float]:
@@ -231,18 +226,18 @@ class _Run:
     def posterior(self) -> Posterior:
         problem, state = self.problem, self.state
         z, history = state.z, {name: np.array(values) for name, values in self.history.items()}
-        J = state.misfit + 0.5 * jnp.sum(z**2, axis=1)
+        J = self.costs()
         constants = float(sum(stream.log_normalisation for _, stream in problem.observations.items()))
         seconds = self.seconds()
         details = history | {
             "log_density": np.asarray(constants - 0.5 * z.shape[1] * math.log(2 * math.pi) - J),
             "log_evidence": np.asarray(constants + float(state.log_evidence)),
             "log_evidence_error": np.sqrt(np.sum(1 / history["ess"] - 1 / len(z))),
-            "forward": np.asarray(state.runs), "gradient": np.asarray(state.gradients), "failed": np.asarray(state.failed),
+            **counts_of(problem, int(state.runs), int(state.gradients)), "failed": np.asarray(state.failed),
             "seconds_compile": np.asarray(seconds["compile"]), "seconds_warmup": np.asarray(0.0), "seconds_run": np.asarray(seconds["run"]),
             "note": np.asarray(_note(history, self.enough))}
-        return Posterior(problem, z, z[jnp.argmin(J)], jnp.cov(z.T, ddof=1).reshape(2 * z.shape[1:]),
-                         f"tempered SMC ({self.kind}, {len(z)} particles, {len(history['power'])} powers)", details=details)
+        return from_draws(problem, z, method=f"tempered SMC ({self.kind}, {len(z)} particles, {len(history['power'])} powers)",
+                          centre=z[jnp.argmin(J)], details=details)
 
 
 def _choices(problem, particles, ess, moves, correlation, most_moves):
@@ -270,8 +265,8 @@ def _note(history, enough: float) -> str:
     stuck = history["correlation"] >= enough
     notes = [f"{len(stuck)} powers from prior to posterior"]
     if stuck[-1]:
-        notes.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too few "
-                     "moves; weights of modes then rest on resampling alone: compare another key, or more particles")
+        notes.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too "
+                     "few moves; weights of modes then rest on resampling alone: compare log_evidence of another key, or more particles")
     elif stuck.mean() > 0.2:
         notes.append(f"at {stuck.sum()} powers on the way the particles were not decorrelated")
     if history["acceptance"][-1] < 0.1:
@@ -283,135 +278,3 @@ def _require_finite(problem, Z, cost, failed) -> None:
     """The complaint of `run_costs`, with the region where runs fail, for costs that came with their gradients."""
     if (~np.isfinite(cost)).mean() > (failed or FailedRuns()).limit:
         run_costs(problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
-
-
-def _temper(state: _State, key: Array, target: float) -> tuple[_State, float]:
-    """The next power, with the particles resampled for it; and the effective sample size of the weights."""
-    delta, weights, increment, ess = _weights(state.misfit, state.power, target)
-    at = _resampled(key, weights)
-    power = jnp.where(state.power + delta >= 1.0, 1.0, state.power + delta)
-    z, misfit = state.z[at], state.misfit[at]
-    return _State(z, z, misfit, misfit, state.slope[at], power, state.log_evidence + increment, state.step,
-                  jnp.full_like(state.trail, jnp.nan), jnp.zeros_like(state.moves), state.runs, state.gradients, state.failed,
-                  jnp.asarray(False)), float(ess)
-
-
-@jax.jit
-def _weights(misfit, power, target):
-    from blackjax.smc import ess, solver  # here, because most users of the package never sample
-
-    delta = ess.ess_solver(lambda values: values, -misfit, target, 1.0 - power, solver.dichotomy)
-    logarithms = -delta * misfit
-    total = jax.scipy.special.logsumexp(logarithms)
-    return delta, jnp.exp(logarithms - total), total - jnp.log(len(misfit)), ess.ess(logarithms)
-
-
-@jax.jit
-def _resampled(key, weights):
-    from blackjax.smc.resampling import systematic
-
-    return systematic(key, weights, len(weights))
-
-
-@jax.jit
-def _memory(state: _State) -> Array:
-    """The largest correlation, of either sign, between what particles were and are: along the principal axes of their cloud, and of J.
-
-    Or the share of particles that have not moved at all, where that is more.
-    """
-    axes = jnp.linalg.eigh(_covariance(state.start))[1]
-    before, now = (jnp.column_stack([z @ axes, misfit]) for z, misfit in ((state.start, state.first), (state.z, state.misfit)))
-    before, now = before - before.mean(axis=0), now - now.mean(axis=0)
-    found = jnp.abs(jnp.sum(before * now, axis=0)) / jnp.sqrt(jnp.sum(before**2, axis=0) * jnp.sum(now**2, axis=0))
-    return jnp.maximum(jnp.max(found), jnp.mean(jnp.all(state.start == state.z, axis=1)))
-
-
-def _covariance(z: Array) -> Array:
-    return jnp.cov(z.T).reshape(2 * z.shape[1:])
-
-
-def _move_by_gradient(problem: Problem, state: _State, key: Array) -> tuple[_State, float]:
-    """One trajectory of every particle, and the mean acceptance."""
-    steps = min(math.ceil(0.5 * math.pi / float(state.step)), MOST_STEPS)
-    size = min(float(state.step), 0.5 * math.pi / steps)
-    keys = np.asarray(jax.random.key_data(jax.random.split(key, len(state.z))))
-    rows = (keys, *(np.asarray(part) for part in (state.z, state.misfit, state.slope)))
-    z, misfit, slope, acceptance = _by_batches(
-        _trajectories, problem, rows, state.power, jnp.asarray(size), jnp.asarray(steps), _covariance(state.z))
-    mean = float(acceptance.mean())
-    return eqx.tree_at(
-        lambda state: (state.z, state.misfit, state.slope, state.step, state.moves, state.gradients), state,
-        (jnp.asarray(z), jnp.asarray(misfit), jnp.asarray(slope), jnp.minimum(size * math.exp(mean - ACCEPTANCE["hmc"]), LARGEST), state.moves + 1,
-         state.gradients + steps * len(z))), mean
-
-
-def _walk(problem: Problem, state: _State, key: Array) -> tuple[_State, float]:
-    """One step of random-walk Metropolis of every particle, all of them in one batch of runs, and the mean acceptance."""
-    of_step, of_choice = jax.random.split(key)
-    root = jnp.linalg.cholesky(_covariance(state.z))
-    proposed = state.z + state.step * jax.random.normal(of_step, state.z.shape) @ root.T
-    found = costs(problem, np.asarray(proposed))
-    finite = np.isfinite(found)
-    misfit = jnp.where(finite, found, jnp.inf) - 0.5 * jnp.sum(proposed**2, axis=1)
-    rise = 0.5 * jnp.sum(proposed**2 - state.z**2, axis=1) + state.power * (misfit - state.misfit)
-    chance = jnp.exp(jnp.minimum(-rise, 0.0))
-    taken = jax.random.uniform(of_choice, chance.shape) < chance
-    mean = float(chance.mean())
-    return eqx.tree_at(
-        lambda state: (state.z, state.misfit, state.step, state.moves, state.runs, state.failed), state,
-        (jnp.where(taken[:, None], proposed, state.z), jnp.where(taken, misfit, state.misfit),
-         state.step * math.exp(2 * (mean - ACCEPTANCE["random walk"])), state.moves + 1,
-         state.runs + len(found), state.failed + int((~finite).sum()))), mean
-
-
-def _misfit(problem: Problem, z: Array) -> Array:
-    return problem.cost(z) - 0.5 * z @ z
-
-
-@eqx.filter_jit
-def _cost_and_slope(problem: Problem, rows: tuple):
-    def one(z):
-        cost, gradient = jax.value_and_grad(problem.cost)(z)
-        return cost, gradient - z
-
-    return _divided(jax.vmap(one), problem, rows)
-
-
-@eqx.filter_jit
-def _trajectories(problem: Problem, rows: tuple, power, step, steps, covariance):
-    from blackjax.mcmc import hmc
-
-    kernel = hmc.build_kernel()
-
-    def log_density(z):
-        return -0.5 * z @ z - power * _misfit(problem, z)
-
-    def one(key, z, misfit, slope):
-        of_step, of_move = jax.random.split(jax.random.wrap_key_data(key))
-        size = step * jax.random.uniform(of_step, minval=JITTER[0], maxval=JITTER[1])
-        # What is known at this point serves any power: nothing is run again.
-        here = hmc.HMCState(z, -0.5 * z @ z - power * misfit, -z - power * slope)
-        there, info = kernel(of_move, here, log_density, size, covariance, steps)
-        z = there.position
-        return z, (-there.logdensity - 0.5 * z @ z) / power, (-there.logdensity_grad - z) / power, info.acceptance_rate
-
-    return _divided(jax.vmap(one), problem, rows)
-
-
-def _divided(function, problem, rows):
-    return function(*rows) if problem.mesh is None else several.by_rows(function, problem.mesh)(*rows)
-
-
-def _by_batches(function, problem: Problem, rows: tuple, *shared):
-    """`function(problem, rows, *shared)` for arrays with many rows, a batch at a time; the results as NumPy arrays."""
-    devices = 1 if problem.mesh is None else problem.mesh.size
-    number = len(rows[0])
-    size = min(BATCH, -(-number // devices)) * devices
-    # All are started before the first is waited for, so that they share the cores.
-    parts = [function(problem, several.fill(tuple(jnp.asarray(part[start : start + size]) for part in rows), size), *shared)
-             for start in range(0, number, size)]
-    gathered = []
-    for done, part in enumerate(parts, start=1):
-        gathered.append(jax.tree.map(several.gathered, part))
-        progress_line.members(min(done * size, number), number)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *gathered)

@@ -71,7 +71,7 @@ def memories(whitened: Whitened, sites: tuple[str, ...]) -> Iterator[Finding]:
             log_p = float(chi2.logsf(statistic, len(lags)))
             where = f" at {site}" if len(sites) > 1 else ""
             sentence = (f"Residuals of {quantity_words(stream)}{where} remember: their correlation over {lags[0]:g} days is "
-                        f"{correlation[0]:.2f} after whitening (0 +- {1 / np.sqrt(pairs[0]):.2f} expected; {p_text(log_p)}).")
+                        f"{correlation[0]:.2f} after whitening (0 ± {1 / np.sqrt(pairs[0]):.2f} expected; {p_text(log_p)}).")
             yield Finding("autocorrelation", sentence,
                           "Give the model error a memory (ModelError(correlation_days=)), or the posterior is too narrow; memory in the "
                           "model error is also the mark of a missing process.", log_p, figure="memory", subject=stream,
@@ -107,8 +107,8 @@ def seasons(whitened: Whitened, sites: tuple[str, ...]) -> Iterator[Finding]:
             continue
         phase = phase_of(times)
         cycle = _columns(whitened, rows, [function(k * phase) for k in (1, 2) for function in (np.cos, np.sin)])
-        year = (times.astype("datetime64[D]").astype("datetime64[Y]").astype(int) + 1970)
-        each = _columns(whitened, rows, [np.where(year == one, 1.0, 0.0) for one in np.unique(year)])
+        year = times.astype("datetime64[D]").astype("datetime64[Y]").astype(int) + 1970
+        each = _columns(whitened, rows, [(year == one) - np.mean(year == one) for one in np.unique(year)])
         for kind, columns, words, advice in (
                 ("seasonality", cycle, "have a seasonal cycle", "Compare it with the candidates above; a phenology or a seasonal error of "
                  "a driver, or of the observations, leaves it."),

@@ -92,7 +92,8 @@ def prior_conflict(problem: Problem, observations: Observations, whitened: White
             "prior conflict", f"What {what} says of the parameters lies {np.sqrt(statistic / degrees):.2f} prior standard deviations from "
             f"the prior mean in the {degrees} directions that it sees (chi-square {statistic:.1f}; {p_text(log_p)}; innovations under "
             f"HBH' + R: {full:.0f} for {len(rows)}).",
-            "Look at the parameters that moved most: a prior that is too narrow, or a parameter that makes up for a process.", log_p, figure="parameters", subject=name if name in whitened.rows else "",
+            "Look at the parameters that moved most: a prior that is too narrow, or a parameter that makes up for a process.", log_p,
+            figure="parameters", subject=name if name in whitened.rows else "",
             numbers={"stream": name, "statistic": statistic, "degrees": degrees, "innovations": full, "count": len(rows)})
 
 
@@ -106,8 +107,9 @@ def moved(problem: Problem, z: np.ndarray) -> Iterator[Finding]:
             return
         log_p = two_sided(u[i])
         yield Finding("prior outlier", f"{space.labels[i]} = {values[i]:.4g} is {abs(u[i]):.1f} standard deviations from its prior mean "
-                      f"({p_text(log_p)} before a look at {len(u)} parameters).", "Ask whether the value is possible; if not, it stands in for "
-                      "what the model lacks.", log_p, tests=len(u), figure="parameters", numbers={"parameter": space.labels[i], "u": u[i]})
+                      f"({p_text(log_p)} before a look at {len(u)} parameters).",
+                      "Ask whether the value is possible; if not, it stands in for what the model lacks.", log_p, tests=len(u),
+                      figure="parameters", numbers={"parameter": space.labels[i], "u": u[i]})
 
 
 def unseen(problem: Problem, whitened: Whitened) -> Iterator[Finding]:
@@ -123,7 +125,8 @@ def unseen(problem: Problem, whitened: Whitened) -> Iterator[Finding]:
             "unseen", f"The data see {seen} of {len(share)} directions of the parameters; the others are as the prior has them."
             + (f" They say nearly nothing of {listed(blind)}." if blind else ""),
             "Their values and what follows from them (slow pools, projections) rest on the prior: fix them, observe more, or report the "
-            "prior; identifiability(problem, result) says more.", figure="directions", numbers={"share": share, "blind": blind, "seen": seen})
+            "prior; identifiability(problem, result) says more.", figure="directions",
+            numbers={"share": share, "blind": blind, "seen": seen})
 
 
 def failures(problem: Problem, seed: int, members: int = MEMBERS) -> Iterator[Finding]:

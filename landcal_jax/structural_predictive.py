@@ -75,7 +75,7 @@ def _finding(what: str, stream: str, site: str, statistic: str, observed: float,
     log_p = min(log_p, 0.0) if abs(observed - middle) < 2.5 * spread else two_sided((observed - middle) / spread)
     unit = "" if statistic.startswith("correlation") else f" {units}"
     sentence = (f"The {statistic} of observed {what} is {observed:.3g}{unit}; the calibrated model with its errors makes "
-                f"{middle:.3g} +- {spread:.2g} (posterior predictive {p_text(log_p)}).")
+                f"{middle:.3g} ± {spread:.2g} (posterior predictive {p_text(log_p)}).")
     yield Finding("predictive", sentence, "What the replicates lack the model or its errors lack: see the causes, or the errors R.", log_p,
                   figure="predictive", subject=stream, numbers={
                       "stream": stream, "site": site, "statistic": statistic, "observed": observed, "replicates": replicates})

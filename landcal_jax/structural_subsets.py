@@ -79,8 +79,8 @@ def _compared(problem: Problem, observations: Observations, whitened: Whitened, 
         f"{first}, above all {listed(furthest)} (chi-square {statistic:.1f} for {degrees} directions; {p_text(log_p)}"
         + (f"; {degraded})." if degraded else ")."),
         "One set of parameters cannot serve both: a process that they share is wrong, or one of them is biased (see the causes)."
-        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for what "
-        "these sites have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
+        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for "
+        "what these sites have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
 
 
 def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights: Mapping[str, np.ndarray], name: str, what: str,

@@ -5,8 +5,9 @@
     findings.top.sentence                                      # what is most likely wrong
     findings.write("structure.html")
 
-Causes come first: expansions of the model that explain what its residuals hold (`structural_signals` has the candidates,
-`structural_tests` the tests), each calibrated anew. Then the signs that something is wrong: residuals too large or too small, with memory
+The cause comes first: the expansion of the model that explains best what its residuals hold (`structural_signals` has the candidates,
+`structural_tests` the tests), calibrated anew; alternatives follow without an alarm of their own, since one error moves many candidates:
+mend the first and examine again. Then the signs that something is wrong: residuals too large or too small, with memory
 or seasons, streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
 
 Alarms are rare by design: with a right model, and right R, one report in twenty has one (`alarm`), half of that for the causes, whose
@@ -191,8 +192,8 @@ def _ended(result: Result | Array) -> Iterator[Finding]:
     ends = np.sort(np.asarray(result.details.get("end_cost", ())))
     ends = ends[np.isfinite(ends)]
     if len(ends) > 2 and ends[1] - ends[0] > 2:
-        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start alone "
-                      "found it.",
+        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start "
+                      "alone found it.",
                       "A lower minimum may be left: more starts (MultiStart(number=)), or other seeds.", figure="starts",
                       numbers={"end_cost": ends})
 
@@ -205,57 +206,61 @@ def _of_chains(diagnosis: Any) -> Iterator[Finding]:
 
 
 def _causes(scores: Scores, named: Sequence[Named]) -> Iterator[Finding]:
-    """One finding a group that explains the residuals; the first says what else explains them."""
+    """The cause that explains the residuals best, with what else explains them as well, and the others as alternatives to it."""
     for place, each in enumerate(named):
         candidate = scores.candidates[each.best]
-        others = [scores.candidates[other.best].words for other in named[1:] if named[0].evidence - other.evidence < AS_GOOD]
-        rank = ""
-        if place == 0 and each.refit is not None:
-            rank = (f" {'; '.join(others).capitalize()} explains the data nearly as well and cannot be told apart." if others else
-                    f" The next best explanation, {scores.candidates[named[1].best].words}, is a factor of "
-                    f"{_times(each.evidence - named[1].evidence)} less likely." if len(named) > 1 else "")
-        yield Finding("cause", f"{_named(candidate, scores, each)}{rank}", _advice(candidate, each), float(scores.log_family[each.best]),
-                      cause=True, alarm=True, evidence=each.evidence, figure="cause", subject=" ".join(each.group),
+        yield Finding("alternative" if place else "cause", _named(candidate, scores, each) + ("" if place else _rank(scores, named)),
+                      _advice(candidate), float(scores.log_family[each.best]), cause=True, alarm=not place, evidence=each.evidence,
+                      figure="cause", subject=candidate.words,
                       numbers={"group": each.group, "candidate": candidate.name, "t": float(scores.t[each.best]),
                                "kept": float(scores.kept[each.best])})
 
 
-def _times(difference: float) -> str:
-    return f"{np.exp(difference):.0f}" if difference < 7 else f"10^{difference / np.log(10):.0f}"
+def _rank(scores: Scores, named: Sequence[Named]) -> str:
+    """How far the first of the causes is above the others, as a sentence."""
+    if len(named) < 2 or named[0].refit is None:
+        return ""
+    alike = [scores.candidates[each.best].words for each in named[1:] if named[0].evidence - each.evidence < AS_GOOD]
+    if alike:
+        words = "; ".join(alike)
+        return f" Nearly as well, and not to be told apart by these data: {words}."
+    away = named[0].evidence - named[1].evidence
+    times = f"{np.exp(away):.0f}" if away < 7 else f"10^{away / np.log(10):.0f}"
+    return f" The next best explanation, {scores.candidates[named[1].best].words}, is less likely by a factor of {times}."
 
 
 def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
     """The sentence of a cause."""
     refit = each.refit
     c, spread = (scores.coefficient[each.best], scores.spread[each.best]) if refit is None else (refit.coefficient, refit.spread)
-    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.thresholds[candidate.kind]:.1f} among {len(scores.t)} candidates, "
-         f"{p_text(float(scores.log_family[each.best]))}")
+    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.thresholds[candidate.kind]:.1f} among {len(scores.t)} "
+         f"candidates, {p_text(float(scores.log_family[each.best]))}")
     fell = "" if refit is None else f" With it J falls from {refit.before:.1f} to {refit.after:.1f}"
     change = {
         "driver": f"{candidate.words[:1].upper()}{candidate.words[1:]}: the observations ask for {_amount(candidate, c, spread)}",
         "observation": f"{candidate.words[:1].upper()}{candidate.words[1:]}: against the model they have {_amount(candidate, c, spread)}",
         "process": f"{candidate.words[:1].upper()}{candidate.words[1:]} is not that of the model: the observations ask for "
-                   f"{candidate.detail}, by exp({c:.2g} +- {spread:.2g}) for a standard deviation of it",
+                   f"{candidate.detail}, by exp({c:.2g} ± {spread:.2g}) for a standard deviation of it",
         "user": f"{candidate.words[:1].upper()}{candidate.words[1:]} is in the observations and not in the model, with the coefficient "
-                f"{c:.3g} +- {spread:.2g}"}[candidate.kind]
+                f"{c:.3g} ± {spread:.2g}"}[candidate.kind]
     return f"{change}.{fell} ({t})." if fell else f"{change} ({t})."
 
 
 def _amount(candidate: Candidate, c: float, spread: float) -> str:
     if candidate.name.endswith("_factor"):
-        return f"{candidate.detail}, {1 + c:.3g} +- {spread:.2g}"
-    return f"{candidate.detail}, {c:+.3g} +- {spread:.2g} {candidate.unit}".rstrip()
+        return f"{candidate.detail}, {1 + c:.3g} ± {spread:.2g}"
+    return f"{candidate.detail}, {c:+.3g} ± {spread:.2g} {candidate.unit}".rstrip()
 
 
-def _advice(candidate: Candidate, each: Named) -> str:
+def _advice(candidate: Candidate) -> str:
     """What to do about a cause."""
     if candidate.kind == "driver":
-        return ("Check the sensor, its gaps and units, against a reanalysis or a neighbour; then calibrate again with the driver corrected. "
-                "Parameters take up what they can of it: biases that they take up as a whole are not seen at all.")
+        return ("Check the sensor, its gaps and units, against a reanalysis or a neighbour; then calibrate again with the driver "
+                "corrected. Parameters take up what they can of it: biases that they take up as a whole are not seen at all.")
     if candidate.kind == "observation":
         return ("Check the instrument and its processing (energy balance closure, gap filling, units), or give the stream a parameter for "
                 "its bias.")
     if candidate.kind == "user":
         return "Put it into the model and calibrate again."
-    return (f"Look at the equation of this response, and give the model one with a free parameter for it ({candidate.name}); a process that "
-            "is missing altogether looks the same. Then calibrate and examine again.")
+    return (f"Look at the equation of this response, and give the model one with a free parameter for it ({candidate.name}); a process "
+            "that is missing altogether looks the same. Then calibrate and examine again.")

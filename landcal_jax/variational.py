@@ -29,6 +29,7 @@ from landcal_jax.errors import complain
 from landcal_jax.gradient import LBFGS
 from landcal_jax.importance import importance_of, resampled
 from landcal_jax.members import FailedRuns, run_costs
+from landcal_jax.particles import counts_of
 from landcal_jax.posterior import Posterior, from_draws
 from landcal_jax.problem import Problem, costs, evaluate
 from landcal_jax.solvers import Result
@@ -146,7 +147,8 @@ def _path(problem: Problem, start: Array, max_steps: int):
                    watch=lambda shown: seen.append(np.asarray(shown.z)))
     Z = np.array([z for n, z in enumerate(seen) if n == 0 or not np.array_equal(z, seen[n - 1])])
     slopes = np.array([evaluate(problem, jnp.asarray(z))[1] for z in Z])
-    return Z, slopes, {"forward": result.counts["forward"], "gradient": result.counts["gradient"] + len(Z)}
+    more = counts_of(problem, 0, len(Z))
+    return Z, slopes, {name: result.counts[name] + more[name] for name in more}
 
 
 def _best(problem: Problem, Z: np.ndarray, slopes: np.ndarray, key: Array, max_steps: int) -> tuple[_Gaussian, int]:

@@ -10,6 +10,7 @@ from landcal_jax.error_estimation import blocks_of_years, default_parts, estimat
 from landcal_jax.error_fitting import log_marginal, log_score, prepared
 from landcal_jax.error_model import ModelError
 from landcal_jax.error_moments import lagged
+from landcal_jax.experiment import Experiment, calibrate
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
@@ -214,7 +215,10 @@ def test_desroziers_ends_where_its_products_are_the_errors():
     assert float(stream.model_error.constant[0]) ** 2 + SIGMA**2 == pytest.approx(np.mean(before * after), rel=0.01)
     assert float(stream.model_error.constant[0]) == pytest.approx(1.0, rel=0.12)
     assert estimate.table["variance_by_season"].dims == ("round", "stream", "site", "season")
-    np.testing.assert_allclose(estimate.table["variance_by_season"][-1, 0, 0], 1.0 + SIGMA**2, rtol=0.4)
+    # What the seasons have, taken together, is the variance.
+    season = (stream.time[0].astype("datetime64[M]").astype(int) % 12 + 1) % 12 // 3
+    last = estimate.table.isel(round=-1, stream=0, site=0)
+    assert np.average(last["variance_by_season"], weights=np.bincount(season)) == pytest.approx(float(last["variance"]))
 
 
 def test_lagged_products_are_those_of_all_pairs():
@@ -340,6 +344,44 @@ def test_the_errors_go_to_other_observations():
     np.testing.assert_array_equal(level, 2.0)
 
 
+# ------------------------------------------------------------------------------------------------------------- in a calibration
+
+@pytest.mark.parametrize("method", ["marginal", "cross-validation"])
+def test_a_calibration_with_these_errors(method, tmp_path):
+    whole = shifting(0.0)
+    kept, held_out = whole.observations.split(np.datetime64("2005-01-01"))
+    experiment = Experiment(whole.with_observations(kept), held_out, estimate_model_error=True)
+    done = calibrate(experiment, LevenbergMarquardt(), errors=method, draws=10, progress=False, checkpoint=tmp_path)
+    stream, other = done.experiment.problem.observations["flux"], done.experiment.held_out["flux"]
+    np.testing.assert_array_equal(stream.model_error_deviation, other.model_error_deviation)
+    assert float(stream.mean_model_error[0]) == pytest.approx(1.0, rel=0.1)
+    assert any(method in note for note in done.experiment.notes)
+    # The posterior is that of the last errors, the work that of all solves.
+    assert done.result.cost == pytest.approx(float(done.experiment.problem.cost(done.result.z)), rel=1e-9)
+    start = solve(experiment.problem, LevenbergMarquardt(), progress=False)
+    assert done.result.counts["jvp"] > start.counts["jvp"]
+    again = calibrate(experiment, LevenbergMarquardt(), errors=method, draws=10, progress=False, checkpoint=tmp_path)
+    np.testing.assert_array_equal(again.result.z, done.result.z)
+    assert (tmp_path / "errors_round_0.npz").exists() == (method == "marginal")
+
+
+def test_memory_is_kept_only_where_years_left_out_gain_by_it():
+    """Independent errors gain nothing; the sentence gives both scores, and the chosen one is the larger."""
+    problem = shifting(0.0)
+    estimate = estimate_errors(problem, solved(problem), method="cross-validation")
+    scores = estimate.table.attrs["score_without_memory"], estimate.table.attrs["score_with_memory"]
+    assert (estimate.problem.observations["flux"].model_error.days is not None) == (scores[1] > scores[0])
+    assert estimate.sentences[-1].startswith("Years left out are predicted with a mean log score of")
+    assert len(estimate.others) == 3 * len(estimate.results)
+    assert estimate.results[-1] is estimate.result
+
+
+def test_a_calibration_refuses_an_unknown_word():
+    problem = one_stream(30, 2, ModelError(1.0), 0)
+    with pytest.raises(ValueError, match="errors by chi-square, marginal"):
+        calibrate(Experiment(problem), LevenbergMarquardt(), errors="guess")
+
+
 # ----------------------------------------------------------------------------------------------------------------- what is refused
 
 def test_defaults_leave_out_what_has_no_times():
@@ -359,6 +401,7 @@ def test_defaults_leave_out_what_has_no_times():
     ({"parts": {}}, ValueError, "a stream whose error"),
     ({"prior_weight": -1.0}, ValueError, "a prior_weight of zero or more"),
     ({"block_years": 2}, ValueError, "block_years of one or more"),
+    ({"rounds": 0}, ValueError, "one round or more"),
 ])
 def test_what_cannot_be_estimated(options, error, said):
     problem = one_stream(30, 2, ModelError(1.0), 0)

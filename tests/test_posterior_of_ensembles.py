@@ -162,9 +162,14 @@ def test_a_model_with_an_adjoint_alone_gets_its_posterior_from_runs(oracle, prob
     np.testing.assert_allclose(in_x(oracle, posterior.covariance), oracle.posterior_covariance(), atol=1e-6)
     bands = posterior.predictive()
     np.testing.assert_allclose(bands["y"][1, 0], observed_closed_form(oracle, problem)[0], atol=1e-5)
-    exact = black.with_forward(BlackBoxForward(
-        black.forward.members.run, observations=problem.observations, tangent=lambda theta, along: {"y": H @ along["x"]}))
-    assert np.allclose(laplace(exact, solve(exact, GaussNewton(), progress=False)).covariance, posterior.covariance, atol=1e-6)
+    derivatives = {"tangent": lambda theta, along: {"y": H @ along["x"]}, "adjoint": lambda theta, weights: {"x": H.T @ weights["y"][0]}}
+    for names in (["tangent"], ["tangent", "adjoint"]):
+        exact = black.with_forward(BlackBoxForward(
+            black.forward.members.run, observations=problem.observations, **{name: derivatives[name] for name in names}))
+        result = solve(exact, GaussNewton(), progress=False)
+        for curvature in ("gauss-newton", "low-rank"):
+            assert np.allclose(laplace(exact, result, curvature=curvature).covariance, posterior.covariance, atol=1e-6)
+        np.testing.assert_allclose(laplace(exact, result).predictive()["y"], posterior.predictive()["y"], atol=1e-5)
 
 
 def test_the_root_of_a_curved_model_is_where_it_stands():

@@ -109,6 +109,9 @@ def test_error_parameters_vary_from_draw_to_draw():
     for ending, sigma in (("_model", 0.0), ("_total", 0.3)):
         at = bands["y" + ending].values[0, 0, 0] - float(bands["y"][0, 0, 0])
         assert abs(norm.cdf(at / np.hypot(errors, sigma)).mean() - ONE_SD[0]) < 4 * np.sqrt(0.16 * 0.84 / 30000)
+    # Observations of another period have the same errors.
+    later = free.with_observations(Observations({"y": Stream([3.0, np.nan], [0.2, 0.1])}))
+    np.testing.assert_allclose(drawn.predictive(problem=later)["y_sd_model_error"], bands["y_sd_model_error"], rtol=1e-9)
     # A Gaussian takes the errors of its centre.
     gaussian = laplace(free, solve(free, LBFGS(tolerance=1e-14), progress=False), curvature="hessian", draws=30)
     bands = gaussian.predictive()
