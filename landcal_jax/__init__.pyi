@@ -9,7 +9,9 @@ from . import plot as plot
 from . import plot_comparison as plot_comparison
 from . import plot_coverage as plot_coverage
 from . import plot_identifiability as plot_identifiability
+from . import plot_structure as plot_structure
 from . import report as report
+from . import structure as structure
 from . import testing as testing
 from .blackbox import BlackBoxForward as BlackBoxForward
 from .comparison import ByDifferences as ByDifferences
@@ -25,9 +27,9 @@ from .ensemble_kalman import EKI as EKI
 from .ensemble_kalman import ESMDA as ESMDA
 from .ensemble_kalman import ETKI as ETKI
 from .ensemble_kalman import UnscentedKalmanInversion as UnscentedKalmanInversion
-from .error_model import ModelError as ModelError
 from .error_estimation import ErrorEstimate as ErrorEstimate
 from .error_estimation import estimate_errors as estimate_errors
+from .error_model import ModelError as ModelError
 from .executable import Executable as Executable
 from .experiment import Calibration as Calibration
 from .experiment import Experiment as Experiment
@@ -47,8 +49,8 @@ from .identifying import identifiability as identifiability
 from .laplace import laplace as laplace
 from .laplace import truncated_normal as truncated_normal
 from .members import FailedRuns as FailedRuns
-from .microcanonical import mclmc as mclmc
 from .metropolis import adaptive_metropolis as adaptive_metropolis
+from .microcanonical import mclmc as mclmc
 from .model import AbstractModel as AbstractModel
 from .model import Run as Run
 from .model import equilibrium as equilibrium

@@ -408,7 +408,7 @@ def _sentences(problem: Problem, found: _Found, settings: _Settings, converged: 
             yield f"{words}; {number} values tell as much of a mean as {float(stream.effective_number[site]):.0f} independent ones."
             share = float(leaning[name, "constant"][site])
             if share > LEANS:
-                yield f"{where}: {share:.0%} of what is known of the constant is the prior, since the stream is short."
+                yield f"{where}: {share:.0%} of what is known of the constant is the prior, since there are few independent values."
             if "unseen" in found.more and found.more["unseen"][1][list(settings.parts).index(name), site]:
                 yield (f"{where}: no model error is seen, departures are smaller than the measurement error allows; "
                        "it is set to a hundredth of the residuals.")

@@ -16,6 +16,7 @@ from jax import Array
 
 from landcal_jax import devices as several
 from landcal_jax.problem import Problem
+from landcal_jax.turns import Turns
 
 MAX_ENERGY_ERROR = 1000.0
 """A trajectory whose energy is wrong by more than this has diverged, as in Stan and numpyro."""
@@ -37,6 +38,8 @@ class Coordinates(eqx.Module):
     centre: Array
     root: Array
     bend: Array
+    turns: Turns | None = None
+    """Periodic parameters, whose prior is summed over turns."""
 
     def z(self, u: Array) -> Array:
         """Where u (..., n) lies in whitened space."""
@@ -83,8 +86,14 @@ def by_chains(function, problem: Problem, *arrays: Array):
 
 
 def energy_of(problem: Problem, coordinates: Coordinates, u: Array) -> Array:
-    """Minus the log density of u (n,), up to a constant: J less the volume of the map."""
-    return problem.cost(coordinates.z(u)) - coordinates.log_volume(u)
+    """Minus the log density of u (n,), up to a constant: J less `extra_of`."""
+    return problem.cost(coordinates.z(u)) - extra_of(problem, coordinates, u)
+
+
+def extra_of(problem: Problem, coordinates: Coordinates, u: Array) -> Array:
+    """What the log density of u (n,) has beside -J: the volume of the map, and the prior of other turns."""
+    turns = 0.0 if coordinates.turns is None else coordinates.turns.log_mass(problem.space, coordinates.z(u))
+    return coordinates.log_volume(u) + turns
 
 
 @eqx.filter_jit

@@ -78,11 +78,7 @@ def mclmc(
     """
     problem.require_gradient("mclmc")
     n = problem.space.size
-    if not problem.forward.traceable:
-        raise TypeError(complain("a gradient that JAX compiles for mclmc", problem.forward.description, "smc(problem)"))
-    if n < 2 or chains < 1 or draws < 4:
-        raise ValueError(complain("two parameters, one chain and four draws, or more", f"{n}, {chains} and {draws}",
-                                  "nuts(problem, result)"))
+    _check(problem, chains, draws)
     warmup = max(1500, int(150 * math.sqrt(n))) if warmup is None else warmup
     clock, key = Clock(), jax.random.key(key) if isinstance(key, int) else key
     of_start, of_tuning, of_run = jax.random.split(key, 3)
@@ -112,6 +108,15 @@ def mclmc(
         "note": _note(variance, int(lost.sum()), thin)}
     return from_draws(problem, z.reshape(-1, n), method=f"MCLMC ({chains} chains, unadjusted)", chains=chains, centre=centre,
                       details=details)
+
+
+def _check(problem: Problem, chains: int, draws: int) -> None:
+    """Complain of a model that JAX does not compile, and of numbers that are too small."""
+    if not problem.forward.traceable:
+        raise TypeError(complain("a gradient that JAX compiles for mclmc", problem.forward.description, "smc(problem)"))
+    if problem.space.size < 2 or chains < 1 or draws < 4:
+        raise ValueError(complain("two parameters, one chain and four draws, or more", f"{problem.space.size}, {chains} and {draws}",
+                                  "nuts(problem, result)"))
 
 
 def _note(variance: float, lost: int, thin: int) -> str:

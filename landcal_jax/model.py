@@ -44,6 +44,11 @@ class AbstractModel(eqx.Module):
     def output_units(self) -> dict[str, str]:
         """Units of every field of the output, by name."""
 
+    @property
+    def periods(self) -> dict[str, float]:
+        """Parameters that have the same effect a period later, such as a day of the year: name -> period in units of the parameter."""
+        return {}
+
     @abc.abstractmethod
     def forcing(self, dataset) -> tuple:
         """Drivers of one site from a Dataset in the normal form of `landcal_jax.io`; raises ValueError on a lack."""

@@ -10,6 +10,7 @@ from members of the ensemble, in fixed coordinates, with the step size settled o
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -20,13 +21,15 @@ from jax import Array
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
-from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, no_u_turn, straightened, trajectories
+from landcal_jax.forward import SiteForward
+from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, extra_of, no_u_turn, straightened, trajectories
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
 from landcal_jax.transforms import LogUniformTransform, UniformTransform
+from landcal_jax.turns import turns_of
 
 ENSEMBLE = 32
 """Chains of the warm-up."""
@@ -63,14 +66,16 @@ def nuts(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 5.0,
     posterior: Posterior | None = None,
+    periods: Mapping[str, float] | None = None,
 ) -> Posterior:
     """Draws from the posterior by the No-U-Turn sampler (numpyro's trees): `chains` chains of `draws` draws each.
 
     `result`: a minimum of J, a Result or z (n,). `posterior`: a Gaussian to start from, `laplace(problem, result)` without it (by the
     full Hessian where errors are parameters). `warmup`: rounds of the ensemble before (ten orbits each); until it
     agrees without it. `target_accept`: mean acceptance that the step size aims at; nearer to 1 is slower and safer. A problem that is
-    spread over devices has its chains divided among them. `checkpoint`: a file that keeps everything, written at most every
-    `checkpoint_seconds`; a call that finds it goes on from it and ends with the same bits.
+    spread over devices has its chains divided among them. `periods`: parameters that have the same effect a period later, by name,
+    those that the model knows without it; draws are then of all such copies, see `turns`. `checkpoint`: a file that keeps everything,
+    written at most every `checkpoint_seconds`; a call that finds it goes on from it and ends with the same bits.
 
     Returns a `Posterior` whose details are, by draw, `log_density`, `steps` (leapfrog), `tree_depth`, `acceptance`, `diverging`; and
     `forward` and `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`,
@@ -88,11 +93,14 @@ def nuts(
                                   f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
     if posterior is None:
         posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
+    if periods is None:
+        periods = problem.forward.model.periods if isinstance(problem.forward, SiteForward) else {}
+    turns = turns_of(problem.space, periods)
     key = jax.random.key(key) if isinstance(key, int) else key
     centre, covariance = np.asarray(posterior.centre), np.asarray(posterior.covariance)
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
-        problem, ("nuts", chains, draws, warmup, target_accept, max_tree_depth), centre, covariance, key)
-    run = _Run(problem, (chains, draws, warmup, target_accept, max_tree_depth), key, checkpoint, belongs_to, checkpoint_seconds)
+        problem, ("nuts", chains, draws, warmup, target_accept, max_tree_depth), centre, covariance, turns, key)
+    run = _Run(problem, turns, (chains, draws, warmup, target_accept, max_tree_depth), key, checkpoint, belongs_to, checkpoint_seconds)
     with progress_line.display(progress and problem.speaks) as show:
         try:
             run.begin(centre, covariance)
@@ -113,8 +121,8 @@ class _Run:
     run that goes on from a file ends with the same bits.
     """
 
-    def __init__(self, problem, options, key, file, belongs_to, every):
-        self.problem, self.key, self.belongs_to, self.every = problem, key, belongs_to, every
+    def __init__(self, problem, turns, options, key, file, belongs_to, every):
+        self.problem, self.turns, self.key, self.belongs_to, self.every = problem, turns, key, belongs_to, every
         self.chains, self.draws, self.rounds, self.target, self.depth = options
         self.file, self.clock = None if file is None else Path(file), Clock()
         self.state, self.spent, self.saved_at, self.saved = {}, {}, 0.0, None
@@ -124,8 +132,9 @@ class _Run:
         n, members, root = centre.size, max(ENSEMBLE, self.chains), np.linalg.cholesky(covariance)
         bend = bends(self.problem)
         x = np.asarray(straightened(jnp.asarray(centre), jnp.asarray(bend)))
+        slope = 1 + 5 * bend * np.clip(x, -STRAIGHT, STRAIGHT) ** 4
         self.state = {
-            "z": np.zeros((members, n)), "centre": x, "root": root / (1 + 5 * bend * np.clip(x, -STRAIGHT, STRAIGHT) ** 4)[:, None], "bend": bend, "step": 0.5 * n**-0.25,
+            "z": np.zeros((members, n)), "centre": x, "root": root / slope[:, None], "bend": bend, "step": 0.5 * n**-0.25,
             "forward": 0, "gradient": 0, "gradient_warmup": 0, "seconds_warmup": 0.0, "done": 0, "rounds": 0, "settled": 0, "warm": False,
             "rhat": np.inf, "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
             "energy": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
@@ -195,7 +204,7 @@ class _Run:
                   "diverging": np.concatenate([state["diverging"], found.diverging])}
 
     def _coordinates(self) -> Coordinates:
-        return Coordinates(*(jnp.asarray(self.state[name]) for name in ("centre", "root", "bend")))
+        return Coordinates(*(jnp.asarray(self.state[name]) for name in ("centre", "root", "bend")), self.turns)
 
     def shown(self) -> dict[str, float]:
         """What is shown on the way."""
@@ -228,8 +237,11 @@ class _Run:
             return np.swapaxes(state[name][: self.draws], 0, 1).reshape(self.chains * self.draws, *state[name].shape[2:])
 
         coordinates, u = self._coordinates(), jnp.asarray(by_chain("u"))
-        z = np.asarray(coordinates.z(u))
-        cost = by_chain("energy") + np.asarray(jax.vmap(coordinates.log_volume)(u))
+        found = coordinates.z(u)
+        z = np.asarray(self.turns.drawn(problem.space, found, jax.random.fold_in(self.key, 2**31)))
+        cost = by_chain("energy") + np.asarray(jax.vmap(lambda u: extra_of(problem, coordinates, u))(u))
+        # On another turn the likelihood is the same, and the prior another.
+        cost = cost + 0.5 * np.sum(z**2 - np.asarray(found) ** 2, axis=1)
         constants = float(sum(stream.log_normalisation for _, stream in problem.observations.items()))
         details = {
             "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "steps": by_chain("steps"),
@@ -287,7 +299,7 @@ def pooled(z: np.ndarray, before: Coordinates) -> Coordinates:
     n, weight = u.shape[1], len(u) / (len(u) + u.shape[1])
     covariance = weight * np.cov(u.T).reshape(n, n) + (1 - weight) * np.eye(n)
     centre = before.centre + before.root @ jnp.asarray(u.mean(axis=0))
-    return Coordinates(centre, before.root @ jnp.asarray(np.linalg.cholesky(covariance)), before.bend)
+    return Coordinates(centre, before.root @ jnp.asarray(np.linalg.cholesky(covariance)), before.bend, before.turns)
 
 
 def rhat(values: np.ndarray) -> np.ndarray:

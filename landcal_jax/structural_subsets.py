@@ -22,6 +22,7 @@ from landcal_jax.structural_findings import Finding, p_text
 from landcal_jax.structural_signals import quantity_words
 from landcal_jax.structural_tests import Whitened
 
+STEPS = 20  # iterations of a calibration on a part, from the joint one
 DIFFERS = 0.1
 """Least share of the variance of the part's posterior that the other data must take away for a direction to be compared."""
 
@@ -89,7 +90,8 @@ def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights
     alone = observations.with_streams({
         other: eqx.tree_at(lambda stream: stream.weight, stream, stream.weight * jnp.asarray(weights[other], float))
         for other, stream in observations.items()})
-    found = solve(problem.with_observations(alone), LevenbergMarquardt(), z0=jnp.asarray(z), throw=False, progress=False)
+    found = solve(problem.with_observations(alone), LevenbergMarquardt(), z0=jnp.asarray(z), max_steps=STEPS, throw=False,
+                  progress=False)
     both = [_squares(problem, observations, at) for at in (jnp.asarray(z), found.z)]
     if what == "stream":
         return {other: tuple(float(np.nanmean(squares[other])) for squares in both) for other in observations}

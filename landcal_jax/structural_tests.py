@@ -31,6 +31,7 @@ LAGS_DAYS = 30.0
 """Reach of the autocorrelation that Newey and West's variance takes in."""
 FELT = 1e-6
 """Size of a signal in standard deviations of the observations, for c = 1, below which it is rounding."""
+LOOKED_AT = 2.5  # |t| from which autocorrelation is taken into account
 EACH = 2  # candidates of a group that are calibrated anew
 LEFT = 1e-4
 """Share of d'd that must be left after projection: below it the parameters can do all that the candidate does."""
@@ -116,9 +117,10 @@ def _whiten_many(stream, base, directions):
 class Scores:
     """Tests of the candidates that can be told from the parameters, each array (candidate,).
 
-    `t`: robust test statistic; `inflation`: by which autocorrelation widened its standard deviation; `coefficient` and its standard
-    error `spread`; `kept`: share of the signal that the parameters do not take up; `log_p`: logarithm of the two-sided p-value of one
-    test; `thresholds`: class -> the |t| above which one is an alarm; `projected` (m, candidate): P d normalised.
+    `t`: robust test statistic; `inflation`: by which autocorrelation widened its standard deviation, where |t| is large without it;
+    `coefficient` and its standard error `spread`; `kept`: share of the signal that the parameters do not take up; `log_p`: logarithm of
+    the two-sided p-value of one test; `thresholds`: class -> the |t| above which one is an alarm; `projected` (m, candidate): P d
+    normalised.
     """
 
     candidates: tuple[Candidate, ...]
@@ -144,7 +146,7 @@ class Scores:
         return np.abs(self.t) > np.array([self.thresholds[candidate.kind] for candidate in self.candidates])
 
 
-def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.025, draws: int = 10000,
+def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.025, draws: int = 4000,
                 seed: int = 0) -> Scores:
     """Test candidates with whitened directions D (m, candidate); `alarm`: chance of any |t| above the threshold in a right model."""
     size = np.sqrt(np.sum(D**2, axis=0))
@@ -153,7 +155,9 @@ def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.nda
     told = (size > FELT) & (remain**2 > LEFT * size**2)
     unit = left[:, told] / remain[told]
     score = unit.T @ whitened.project(whitened.r[:, None])[:, 0]
-    inflation = np.sqrt(np.maximum(1.0, _newey_west(whitened, unit, score)))
+    # Autocorrelation can only widen: what is quiet without it need not be looked at.
+    inflation, large = np.ones(len(score)), np.abs(score) > LOOKED_AT
+    inflation[large] = np.sqrt(np.maximum(1.0, _newey_west(whitened, unit[:, large], score[large])))
     t = score / inflation
     log_p = np.log(2) + log_ndtr(-np.abs(t))
     chosen = tuple(candidate for candidate, good in zip(candidates, told, strict=True) if good)
@@ -232,7 +236,7 @@ def groups_of(scores: Scores) -> list[Named]:
     return sorted(named, key=lambda each: -each.evidence)
 
 
-def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, number: int = 12) -> list[Named]:
+def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, number: int = 10) -> list[Named]:
     """If any candidate raises an alarm: the `number` most likely, `EACH` at most of a group, calibrated anew; the likely groups first.
 
     A model far from right is not linear between its optimum and that of the right one, so that the tangent alone would name the wrong

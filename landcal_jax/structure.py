@@ -41,13 +41,15 @@ from landcal_jax.structural_tests import Named, Scores, Whitened, groups_of, ref
 
 AS_GOOD = 3.0
 """Difference of log evidence, a factor of 20, below which another cause explains the data nearly as well."""
-SUMMED = ("chi-square", "predictive")
-"""Kinds of which the page shows alarms only, since they are many."""
+UNFINISHED = 1.0
+"""Further fall of J, in the linear approximation, from which a solve that did not converge is said to be unfinished."""
+KINKS = (Status.NO_DECREASE, Status.ANALYSIS, Status.SEARCHED)
+"""Ends at which a gradient may be left: J has kinks there, or the method does not go to the minimum; no alarm, but said."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings in the order of their weight: causes by their evidence, then failures, then signs by their p-value.
+    """Findings in the order of their weight: alarms before the others; the cause, how the solve ended, signs by their p-value.
 
     `problem`, `z`: what was examined; `whitened`: its residuals and their Jacobian; `scores`: the tests of all candidates; `named`: the
     groups of candidates that explain the residuals; `notes`: what could not be tested. Iterating gives `Finding` after `Finding`.
@@ -165,7 +167,10 @@ def examine(
         signs += structural_parameters.failures(problem, seed)
     tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
     signs = [each.judged(alarm / 2, max(tests, 1)) for each in (*signs, *more)]
-    found = [*_ended(result), *_causes(scores, named), *_of_chains(diagnosis), *sorted(signs, key=_weight)]
+    found = [*_ended(result, whitened), *_causes(scores, named), *_of_chains(diagnosis), *sorted(signs, key=_weight)]
+    # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
+    failed = isinstance(result, Result) and result.status < 0
+    found.sort(key=lambda each: (not each.alarm, each.kind != ("solver" if failed else "cause")))
     return Findings(tuple(found), problem, z, whitened, scores, tuple(named), title, signals.notes, observations)
 
 
@@ -181,14 +186,18 @@ def _draws(posterior: Posterior | None, whitened: Whitened, z: np.ndarray, seed:
     return z + np.asarray(jax.random.normal(jax.random.key(seed), (400, len(z)))) @ root.T
 
 
-def _ended(result: Result | Array) -> Iterator[Finding]:
+def _ended(result: Result | Array, whitened: Whitened) -> Iterator[Finding]:
     """How the solve ended, and whether its starts agree."""
     if not isinstance(result, Result):
         return
-    if result.status < 0 or result.status in (Status.MAX_STEPS, Status.OUT_OF_SPAN, Status.OUT_OF_BOUNDS, Status.SUBSPACE):
-        yield Finding("solver", f"The solve has not ended at a minimum: {result.status.sentence}.",
+    gradient = whitened.G.T @ whitened.r
+    further = float(0.5 * gradient @ np.linalg.solve(whitened.G.T @ whitened.G, gradient))
+    if result.status is not Status.CONVERGED and (result.status < 0 or further > UNFINISHED):
+        yield Finding("solver", f"The solve may not have ended at a minimum: J could fall by {further:.1f} more, by the linearised model "
+                      f"({result.status.sentence}).",
                       "Solve on from here (z0=result, more steps), or with Levenberg-Marquardt from several starts; all that follows is "
-                      "about where it stands.", alarm=True, figure="starts")
+                      "about where it stands.", alarm=result.status < 0 or result.status not in KINKS, figure="starts",
+                      numbers={"further": further})
     ends = np.sort(np.asarray(result.details.get("end_cost", ())))
     ends = ends[np.isfinite(ends)]
     if len(ends) > 2 and ends[1] - ends[0] > 2:

@@ -8,7 +8,7 @@
 * `adjoint_dot_test`: the tangent-linear and the adjoint of the residuals are transposes, <G v, w> = <v, G'w>.
 * `scan`: J and its gradient are finite all over the prior box (apart, since it takes a thousand points).
 * `twin`: replace the observations by those of a known truth, with noise drawn from R.
-* `coverage`: over many twins, does a posterior say what it should? (apart too)
+* `coverage`, which `check` does not run: over many twins, does a posterior say what it should?
 
 A low Taylor order does not always mean a wrong derivative. It is also seen where
 

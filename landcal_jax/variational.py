@@ -72,10 +72,7 @@ def pathfinder(
     RuntimeError if too many draws of the prior fail or no path gives a Gaussian.
     """
     problem.require_gradient("pathfinder")
-    if not problem.forward.traceable:
-        raise TypeError(complain("a gradient that JAX compiles for pathfinder", problem.forward.description, "smc(problem)"))
-    if paths < 1 or draws < 25 or max_steps < 1:
-        raise ValueError(complain("one path, 25 draws and one step, or more", f"{paths}, {draws}, {max_steps}", "pathfinder(problem)"))
+    _check(problem, paths, draws, max_steps)
     clock, key = Clock(), jax.random.key(key) if isinstance(key, int) else key
     of_start, of_paths, of_draws, of_choice = jax.random.split(key, 4)
     starts, runs, failures = _starts(problem, result, paths, of_start, failed)
@@ -118,6 +115,14 @@ class _Gaussian(eqx.Module):
     elbo: float
     lowest: np.ndarray
     cost: float
+
+
+def _check(problem: Problem, paths: int, draws: int, max_steps: int) -> None:
+    """Complain of a model that JAX does not compile, and of numbers that are too small."""
+    if not problem.forward.traceable:
+        raise TypeError(complain("a gradient that JAX compiles for pathfinder", problem.forward.description, "smc(problem)"))
+    if paths < 1 or draws < 25 or max_steps < 1:
+        raise ValueError(complain("one path, 25 draws and one step, or more", f"{paths}, {draws}, {max_steps}", "pathfinder(problem)"))
 
 
 def _note(importance, found, good) -> str:

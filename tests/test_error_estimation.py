@@ -316,7 +316,7 @@ def test_fourteen_days_beside_a_thousand():
     assert np.isfinite(table["constant"]).all() and 0.3 < float(table["constant"][1]) < 3.0
     assert float(table["constant_standard_error"][1]) > 2 * float(table["constant_standard_error"][0])
     assert float(table["effective_number"][1]) < 14 and float(table["number"][1]) == 14
-    assert any("the prior, since the stream is short" in sentence and "site 1" in sentence for sentence in estimate.sentences)
+    assert any("the prior, since there are few" in sentence and "site 1" in sentence for sentence in estimate.sentences)
     assert not any("the prior, since" in sentence and "site 0" in sentence for sentence in estimate.sentences)
 
 

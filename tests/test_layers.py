@@ -20,7 +20,7 @@ LAYERS = (
     ("report", "report_structure", "structure", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
     ("smc", "variational", "microcanonical", "structural_subsets", "structural_parameters", "structural_predictive", "structural_checks",
      "structural_findings", "structural_tests", "structural_signals", "structural_expansions", "structural_drivers"),
-    ("sampling", "hamiltonian", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace", "propagation", "importance", "covariance", "comparison", "comparison_scores"),
+    ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace", "propagation", "importance", "covariance", "comparison", "comparison_scores"),
     ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage", "rank_statistics",
      "twins", "weather"),
     ("solving",),

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_gradient_solvers import VALLEY
+from test_gradient_solvers import toy
 from test_smc import PROBLEM, exact, external, model
 
 from landcal_jax.problem import evaluate
@@ -25,7 +25,8 @@ def test_modes_have_their_weights_however_many_paths_found_each():
 
 
 def test_a_curved_valley_is_told_by_k_hat():
-    posterior = pathfinder(VALLEY, paths=1, key=2, progress=False)
+    valley = toy(lambda theta: (theta["b"] - theta["a"] ** 2,), [0.0], 0.02)
+    posterior = pathfinder(valley, paths=2, key=4, progress=False)
     assert posterior.details["k_hat"] > posterior.details["k_limit"]
     assert "starts of chains" in posterior.details["note"] and "nuts" in posterior.details["note"]
 

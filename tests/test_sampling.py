@@ -171,3 +171,27 @@ def test_what_is_refused(problem):
 
 def laplace_of(problem, z):
     return Posterior(problem, z[None], z, jnp.eye(N), "a Gaussian", gaussian=True)
+
+
+def test_copies_of_a_mode_a_period_later_are_drawn_in_their_proportions():
+    """A phase that is known to 0.01 in turns of 10, log-uniform over three turns: each turn has the share 1 / day of its prior."""
+    space = ParameterSpace({"day": Parameter.log_uniform(10.0, 40.0), "free": Parameter.normal(0.0, 1.0)})
+
+    def waves(theta):
+        angle = 2 * jnp.pi * theta["day"] / 10.0
+        return {"y": jnp.stack([jnp.cos(angle), jnp.sin(angle)])[None]}
+
+    angle = 2 * np.pi * 14.0 / 10.0
+    data = Observations({"y": Stream(np.array([[np.cos(angle), np.sin(angle)]]), 2 * np.pi * 0.01 / 10.0)})
+    problem = Problem(space, FunctionForward(waves), data)
+    z = space.whiten({"day": 24.0, "free": 0.0})
+    found = nuts(problem, z, draws=500, key=4, progress=False, periods={"day": 10.0})
+    day = np.asarray(found.theta()["day"])
+    assert np.abs((day % 10.0) - 4.0).max() < 0.06 and abs(np.std(day % 10.0) / 0.01 - 1) < 0.15
+    shares, wanted = np.bincount((day // 10).astype(int), minlength=4)[1:] / 2000, 1 / np.array([14.0, 24.0, 34.0])
+    wanted = wanted / wanted.sum()
+    assert np.abs(shares - wanted).max() < 4 * np.sqrt(0.25 / 2000)
+    assert diagnose(found).passed
+    np.testing.assert_allclose(found.details["log_density"][:5], [float(problem.log_density(z)) for z in found.z[:5]], rtol=1e-9)
+    with pytest.raises(ValueError, match="periods above zero"):
+        nuts(problem, z, progress=False, periods={"day": -1.0})

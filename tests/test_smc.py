@@ -17,7 +17,7 @@ from landcal_jax.smc import _Run, smc
 SIGMA = 0.1
 
 
-def two_modes(forward=None):
+def two_modes():
     """a^2 and b are observed: a is near 1 or near -1, and its prior prefers the first."""
     return toy(lambda theta: (theta["a"] ** 2, theta["b"]), [1.0, 0.5], SIGMA, a=Parameter.normal(0.3, 1.0), b=Parameter.normal(0.0, 1.0))
 
@@ -127,7 +127,8 @@ def test_known_minima_are_another_way_to_the_same_posterior():
 
 
 def test_free_errors_have_a_posterior_and_an_evidence():
-    free = PROBLEM.with_error_parameters(["y"])
+    stream = PROBLEM.observations["y"].with_model_error(0.05)
+    free = PROBLEM.with_observations(PROBLEM.observations.with_streams({"y": stream})).with_error_parameters(["y"])
     posterior = smc(free, particles=256, key=0, progress=False)
     assert posterior.z.shape == (256, 3)
     np.testing.assert_allclose(posterior.details["log_density"][:5], jax.vmap(free.log_density)(posterior.z[:5]), rtol=1e-10)

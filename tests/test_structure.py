@@ -59,7 +59,7 @@ def test_a_right_model_is_quiet_nearly_always():
 
 def test_a_planted_signal_is_named_with_its_size(wrong):
     assert not wrong.quiet
-    assert wrong.top.numbers["candidate"] == "spring_pulse" and "spring pulse" in wrong.top.sentence
+    assert wrong.top.numbers["candidate"] == "spring_pulse" and wrong.top.sentence.startswith("Spring pulse is in the observations")
     named = wrong.named[0]
     assert abs(named.refit.coefficient - 0.8) < 3 * named.refit.spread < 0.4
     assert named.refit.after < named.refit.before - 20
@@ -79,7 +79,7 @@ def test_sentences_dataset_and_page_say_the_same(wrong, tmp_path):
     assert all(each.sentence.endswith(".") and each.advice.endswith(".") and any(c.isdigit() for c in each.sentence) for each in wrong)
     table.to_netcdf(tmp_path / "structure.nc")
     page = wrong.write(tmp_path / "structure.html").read_text()
-    assert "spring pulse" in page and page.count("data:image/png") >= 6
+    assert "Spring pulse" in page and page.count("data:image/png") >= 6
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
 
 

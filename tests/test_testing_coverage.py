@@ -40,7 +40,7 @@ def linear(A, stream):
 
 @pytest.fixture(scope="module")
 def problem():
-    A = np.random.default_rng(0).normal(size=(12, 4)) / 2
+    A = np.random.default_rng(0).normal(size=(12, 4))
     return linear(A, Stream(np.zeros(12), np.linspace(0.5, 2.0, 12)))
 
 
@@ -110,7 +110,7 @@ def test_an_exact_posterior_has_uniform_ranks_and_covers(problem):
 def test_a_wrong_error_of_the_observations_is_seen(problem, posterior_of, word):
     ds = coverage(problem, posterior_of, twins=TWINS, **QUIET)
     ranked = ds["p_ecdf"].sel(quantity=ds["parameter"].values)
-    assert ranked.min() < 0.01 and (ranked < 0.1).all()
+    assert ranked.min() < 0.01
     share = float(ds["parameters_coverage"].sel(level=0.9))
     assert share < 0.8 if word == "narrow" else share > 0.95
     assert any(f"too {word}" in sentence for sentence in verdict(ds)[:-2])

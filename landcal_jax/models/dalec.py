@@ -196,6 +196,11 @@ class Dalec2(AbstractModel):
         """Units by output field."""
         return {"nee": "gC m-2 d-1", "lai": "m2 m-2", "gpp": "gC m-2 d-1", "respiration": "gC m-2 d-1"}
 
+    @property
+    def periods(self) -> dict[str, float]:
+        """Days of phenology have the same effect a year later."""
+        return {"onset_day": 365.25, "fall_day": 365.25}
+
     def forcing(self, dataset) -> Forcing:
         """Drivers from a Dataset with temperature_min, temperature_max, shortwave, co2 and burned_fraction.
 

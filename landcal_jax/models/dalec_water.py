@@ -106,6 +106,11 @@ class DalecWater(AbstractModel):
         carbon = dict.fromkeys(("nee", "gpp", "respiration"), "gC m-2 d-1")
         return carbon | water | {"latent_heat": "W m-2", "lai": "m2 m-2"}
 
+    @property
+    def periods(self) -> dict[str, float]:
+        """Days of phenology have the same effect a year later."""
+        return {"onset_day": 365.25, "fall_day": 365.25}
+
     def forcing(self, dataset) -> Forcing:
         """Drivers from a Dataset in the normal form, vpd and precipitation included; raises as `Dalec2.forcing`."""
         return forcing_from_dataset(dataset, self.step_days, self.numerics.pi, water=True)
