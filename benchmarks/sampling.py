@@ -23,7 +23,8 @@ What was tried, on the way to these figures (gradients are of one chain; effecti
 * Straightening the ridges by a quadratic shear of the stiff directions, fitted to local curvatures: none (511 instead of 503), the
   directions turn too far to be a graph over the others.
 * Bending each z towards Phi(z), in which products of parameters with log-uniform priors are straight: 97 instead of
-  503 for Phi(z) + 0.05 z; z = x + 0.1 x^5, which needs no iteration, 112. All of the way, x = Phi(z), is worse than none: bounds are in the way.
+  503 for Phi(z) + 0.05 z; z = x + 0.1 x^5, which needs no iteration, 112. All of the way, x = Phi(z), is worse than none: bounds
+  are in the way.
 """
 
 import time
