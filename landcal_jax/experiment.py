@@ -35,7 +35,9 @@ from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import ParameterSpace
 from landcal_jax.posterior import Posterior, from_ensemble
 from landcal_jax.problem import Problem
+from landcal_jax.sampling import nuts
 from landcal_jax.sites import Sites
+from landcal_jax.smc import smc
 from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result
 from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
@@ -43,6 +45,7 @@ from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
 FIRE_PARAMETERS = ("foliar_combustion", "ligneous_combustion", "dom_combustion", "fire_resilience")
 STREAMS = ("nee", "latent_heat")
 MODEL_ERROR_ROUNDS = 2
+POSTERIORS = ("gauss-newton", "hessian", "low-rank", "nuts", "smc")
 CHI_SQUARE = "chi-square"
 """The word for a constant model error with which chi-square of the calibrated days is one."""
 
@@ -275,7 +278,7 @@ def calibrate(
     solver: AbstractGradientSolver | AbstractEnsembleSolver | None = None,
     *,
     seed: int = 0,
-    curvature: str = "gauss-newton",
+    posterior: str = "gauss-newton",
     draws: int = 1000,
     progress: bool = True,
     about: Mapping[str, object] | None = None,
@@ -283,13 +286,16 @@ def calibrate(
     failed: FailedRuns | None = None,
     errors: str = CHI_SQUARE,
 ) -> Calibration:
-    """Solve, estimate the model error where the experiment asks for it, and take the Laplace posterior, or that of the ensemble.
+    """Solve, estimate the model error where the experiment asks for it, and take the posterior.
 
     A solver that ends without a posterior (a genetic algorithm, CMA-ES) is followed from its result by Levenberg-Marquardt, or by
     iterated 4DEnVar where the model has no derivatives.
 
     The default solver is that of `solver_for`: many starts of Levenberg-Marquardt, and iterated 4DEnVar for a model without
-    derivatives. `curvature` and `draws`: see `laplace`. `about`: more to record in the output, such as the command line.
+    derivatives. `posterior`: "gauss-newton", "hessian" or "low-rank", the curvature of a Laplace approximation; "nuts", chains that are
+    started from it and need a model with derivatives; or "smc", particles, for any model: from a Gaussian half-way between the prior
+    and Laplace where there is a tangent-linear, from the prior where there is none. Where the
+    solver ends with an ensemble, the first three mean the posterior of that. `draws`: see `laplace`; of each of four chains. `about`: more to record in the output, such as the command line.
     `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds them there goes on from them, and
     ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in
     the warnings of the output.
@@ -298,8 +304,10 @@ def calibrate(
     (`with_estimated_model_error`), which is quick and says how far the fit is from what it was fitted to. The methods of
     `estimate_errors` estimate a season, a share of the flux and a memory too; "cross-validation" is the one for bands that hold in
     years that were not seen, at the price of some dozen more solves.
-    Raises ValueError for another word, and what `estimate_errors` raises.
+    Raises ValueError for other words, and what `estimate_errors` and the posterior raise.
     """
+    if posterior not in POSTERIORS:
+        raise ValueError(complain(f"a posterior of {', '.join(POSTERIORS)}", f"{posterior!r}", 'posterior="gauss-newton"'))
     if errors not in (CHI_SQUARE, *ROUNDS):
         raise ValueError(complain(f"errors by {', '.join((CHI_SQUARE, *ROUNDS))}", f"{errors!r}", f'errors="{CHI_SQUARE}"'))
 
@@ -324,22 +332,32 @@ def calibrate(
             experiment.problem, result, method=errors, solver=polish, key=seed, progress=progress, checkpoint=checkpoint, failed=failed)
         experiment, result = with_errors(experiment, estimate), _with_rounds(result, estimate)
     about = {"seed": seed, "solver": words} | dict(about or {})
+    sampling = {"key": seed, "progress": progress, "checkpoint": None if checkpoint is None else Path(checkpoint) / f"{posterior}.npz"}
+    if posterior == "nuts":
+        return Calibration(experiment, result, nuts(experiment.problem, result, draws=draws, **sampling), about)
+    if posterior == "smc":
+        # From all over the prior it took ten times the gradients at a real site, and missed the deepest of several modes.
+        near = result if experiment.problem.has_tangent else None
+        return Calibration(experiment, result, smc(experiment.problem, near=near, failed=failed, **sampling), about)
     if isinstance(polish, AbstractEnsembleSolver):
         return Calibration(experiment, result, from_ensemble(experiment.problem, result, draws=draws, key=seed), about)
-    experiment, posterior = _with_posterior(experiment, result, curvature, draws, seed)
-    return Calibration(experiment, result, posterior, about)
+    return Calibration(*_with_laplace(experiment, result, posterior, draws, seed), about)
 
 
-def _with_posterior(experiment: Experiment, result: Result, curvature: str, draws: int, seed: int) -> tuple[Experiment, Posterior]:
+def _with_laplace(
+    experiment: Experiment, result: Result, curvature: str, draws: int, seed: int
+) -> tuple[Experiment, Result, Posterior]:
     """The Laplace posterior, and the experiment with a note where the curvature had to be another one."""
     try:
-        return experiment, laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
+        return experiment, result, laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
     except ValueError as error:
+        if curvature != "hessian":
+            raise
         # Minutes of solving are not thrown away because the Hessian at a kink is indefinite; the output says what it has.
         posterior = laplace(experiment.problem, result, draws=draws, key=seed)
         found = str(error).splitlines()[1].removeprefix("Got:").strip()
         note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
-        return replace(experiment, notes=[note, *experiment.notes]), posterior
+        return replace(experiment, notes=[note, *experiment.notes]), result, posterior
 
 
 def solver_for(problem: Problem) -> AbstractGradientSolver | AbstractEnsembleSolver:

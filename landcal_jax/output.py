@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import report
+from landcal_jax.diagnostics import diagnose
 from landcal_jax.observations import METRICS, Observations, Stream
 from landcal_jax.plot_parameters import near_bound
 from landcal_jax.problem import evaluate
@@ -175,20 +176,24 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
     beyond = int(result.details.get("left_out", 0))
     if beyond:
         found.append(f"{beyond} members failed, or ran to results beyond all measure, and have no part in the analysis.")
+    if posterior.chains > 1:
+        diagnosis = diagnose(posterior)
+        found += [] if diagnosis.passed else [f"Of the chains: {sentence}" for sentence in diagnosis.sentences]
     if len(posterior.z) < FEW_MEMBERS:
         found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
-    # A model without derivatives cannot say whether its J is stationary; zero is then no finding.
-    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.differentiable else np.zeros(problem.space.size)
+    # A model without derivatives cannot say whether its J is stationary, and to draws it does not matter; zero is then no finding.
+    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.differentiable and posterior.gaussian else np.zeros(problem.space.size)
     shift = np.asarray(posterior.covariance) @ gradient
     if 0.5 * gradient @ shift > 0.1:
         far = np.max(np.abs(shift) / np.sqrt(np.diag(posterior.covariance)))
         found.append(f"The end of the solver is not stationary: a Newton step would still move parameters by up to {far:.1f} posterior "
                      f"standard deviations and lower J by {0.5 * gradient @ shift:.2g}. More starts may end at a lower J.")
-    excess = posterior.excess_cost()
+    excess = posterior.excess_cost() if posterior.gaussian else 0.0
+    sampler = "nuts" if problem.differentiable and problem.forward.traceable else "smc"
     if excess > 2:
         found.append(f"The posterior is not Gaussian: its draws raise J {excess:.0f} times as much as they should. Intervals of single "
                      "parameters and the bands (propagated by the tangent-linear model) are approximate, and a draw is no credible "
-                     "set of parameters.")
+                     f'set of parameters; the posterior "{sampler}" samples it.')
     low, high = (np.asarray(bound) for bound in problem.space.bounds())
     values = np.asarray(problem.space.flatten(result.theta))
     at = [f"{label} = {value:.4g} ({which})"
@@ -205,10 +210,10 @@ def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
             side = "smaller" if chi_square > 1 else "larger"
             found.append(f"Chi-square of {name} is {chi_square:.2f}: its errors R are {side} than the residuals.")
         memory = residual_memory(stream, runs["map"][name])
-        if stream.correlation is None and memory > 1.5:
+        if stream.chain is None and memory > 1.5:
             found.append(f"Residuals of {name} are correlated over about {memory:.0f} days, but R takes errors as independent: "
                          "the posterior is too narrow, by a factor of up to "
-                         f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation.")
+                         f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation; errors=\"marginal\" estimates it.")
         failed = int(predictive[name].attrs.get("failed", 0))
         if failed:
             found.append(f"{failed} posterior runs of {name} failed and are not in its band.")

@@ -1,4 +1,4 @@
-"""Figures of a structural report, one function a figure; each takes the `Findings` and returns a Figure that belongs to nobody."""
+"""Figures of a structural report, one function a figure; each takes what was examined and returns a Figure that belongs to nobody."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,15 @@ from matplotlib.figure import Figure
 
 from landcal_jax.information import root_of
 from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, new_figure, number_text, tidy
-from landcal_jax.structural_findings import MONTHS
+from landcal_jax.structural_findings import MONTHS, Examined, Finding
 from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structure import Finding, Findings
 
 BINS, MOST = 14, 15
 ALARM = PRIOR  # one colour for what is above a threshold, on every figure
 CLASS_WORDS = {"driver": "driver", "process": "process", "observation": "observations", "user": "own candidate"}
 
 
-def evidence(findings: Findings) -> Figure:
+def evidence(findings: Examined) -> Figure:
     """The candidates that stand out most, by |t| with the thresholds of their classes, the best of each group."""
     scores = findings.scores
     best: dict[tuple[str, str], int] = {}
@@ -38,13 +37,13 @@ def evidence(findings: Findings) -> Figure:
     return figure
 
 
-def _short(findings: Findings, index: int) -> str:
+def _short(findings: Examined, index: int) -> str:
     candidate = findings.scores.candidates[index]
     words = candidate.words.replace("the response of ", "").replace("a bias of the ", "")
     return f"{words}  [{CLASS_WORDS[candidate.kind]}]"
 
 
-def cause(findings: Findings, finding: Finding) -> Figure:
+def cause(findings: Examined, finding: Finding) -> Figure:
     """What a cause explains: residuals against its signal, both without what the parameters take up, and by month before and after."""
     named = next(each for each in findings.named if each.group == finding.numbers["group"])
     scores, whitened = findings.scores, findings.whitened
@@ -105,7 +104,7 @@ def _monthly(axis: Axes, times: np.ndarray, series: dict) -> None:
         _legend(axis)
 
 
-def consistency(findings: Findings) -> Figure:
+def consistency(findings: Examined) -> Figure:
     """Size of the residuals against their errors, by stream, site and season, with the range of chance and Desroziers ratios."""
     found = [each.numbers for each in findings if each.kind == "chi-square"]
     order = {name: n for n, name in enumerate(("", *MONTHS))}
@@ -127,7 +126,7 @@ def consistency(findings: Findings) -> Figure:
     return figure
 
 
-def memory(findings: Findings) -> Figure:
+def memory(findings: Examined) -> Figure:
     """Autocorrelation of the whitened residuals of every stream and site."""
     found = [each.numbers for each in findings if each.kind == "autocorrelation"]
     figure = new_figure(9.6, 2.4 * (-(-len(found) // 2)))
@@ -144,7 +143,7 @@ def memory(findings: Findings) -> Figure:
     return figure
 
 
-def seasons(findings: Findings) -> Figure:
+def seasons(findings: Examined) -> Figure:
     """Mean whitened residual by month and by year, one row a stream."""
     whitened = findings.whitened
     figure = new_figure(9.6, 2.4 * len(whitened.rows))
@@ -164,7 +163,7 @@ def seasons(findings: Findings) -> Figure:
     return figure
 
 
-def predictive(findings: Findings, finding: Finding) -> Figure:
+def predictive(findings: Examined, finding: Finding) -> Figure:
     """Replicated and observed statistics of one stream."""
     found = [each.numbers for each in findings if each.kind == "predictive" and each.subject == finding.subject][:12]
     rows = -(-len(found) // 3)
@@ -182,7 +181,7 @@ def predictive(findings: Findings, finding: Finding) -> Figure:
     return figure
 
 
-def conflict(findings: Findings, finding: Finding) -> Figure:
+def conflict(findings: Examined, finding: Finding) -> Figure:
     """Where a stream or a site alone would put the parameters, in standard deviations of the prior, and what it costs the others."""
     numbers, labels = finding.numbers, findings.problem.space.labels
     order = np.argsort(-np.abs(numbers["shift"]))[:MOST][::-1]
@@ -205,7 +204,7 @@ def conflict(findings: Findings, finding: Finding) -> Figure:
     return figure
 
 
-def parameters(findings: Findings) -> Figure:
+def parameters(findings: Examined) -> Figure:
     """Where the parameters stand in their priors, those that are furthest out, with their posterior standard deviation."""
     space = findings.problem.space
     L = root_of(space)
@@ -222,7 +221,7 @@ def parameters(findings: Findings) -> Figure:
     return figure
 
 
-def directions(findings: Findings) -> Figure:
+def directions(findings: Examined) -> Figure:
     """How much of the variance of each direction of the control space the data take away."""
     finding = next(each for each in findings if each.kind == "unseen")
     share = np.sort(finding.numbers["share"])[::-1]
@@ -234,7 +233,7 @@ def directions(findings: Findings) -> Figure:
     return figure
 
 
-def failed(findings: Findings) -> Figure:
+def failed(findings: Examined) -> Figure:
     """Runs over the prior that failed and that did not, in the two parameters that tell them apart best."""
     numbers = next(each for each in findings if each.kind == "failed runs").numbers
     theta, good = numbers["theta"], numbers["finished"]
@@ -253,7 +252,7 @@ def failed(findings: Findings) -> Figure:
     return figure
 
 
-def starts(findings: Findings) -> Figure:
+def starts(findings: Examined) -> Figure:
     """J at the end of every start."""
     ends: Sequence[float] = next(each.numbers["end_cost"] for each in findings if "end_cost" in each.numbers)
     figure = new_figure(9.6, 2.4)

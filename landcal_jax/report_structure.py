@@ -6,8 +6,8 @@ from pathlib import Path
 
 from landcal_jax import plot_structure
 from landcal_jax.report import STYLE, image
+from landcal_jax.structural_findings import Examined, Finding
 from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structure import Finding, Findings
 
 HEADINGS = {
     "cause": "What is most likely wrong", "alternative": "Other explanations of the same residuals", "sign": "What shows it",
@@ -32,14 +32,14 @@ CAPTIONS = {
 }
 
 
-def write(findings: Findings, path: str | Path) -> Path:
+def write(findings: Examined, path: str | Path) -> Path:
     """Write the report to `path`, an HTML file, and return that path."""
     path = Path(path)
     path.write_text(render(findings), encoding="utf-8")
     return path
 
 
-def render(findings: Findings) -> str:
+def render(findings: Examined) -> str:
     """The report as one HTML document."""
     title = escape(findings.title)
     causes, others = ([each for each in findings if each.kind == kind] for kind in ("cause", "alternative"))
@@ -72,7 +72,7 @@ ol.findings { padding-left: 1.4rem; max-width: 50rem; } ol.findings li { margin:
 """
 
 
-def _summary(findings: Findings) -> str:
+def _summary(findings: Examined) -> str:
     if findings.quiet:
         return f'<div class="verdict quiet"><p>{escape(findings.sentences[0])}</p></div>'
     number = len(findings.alarms)
@@ -101,7 +101,7 @@ def _quiet(found: list[Finding]) -> str:
     return f"<p>No alarm, in the order of their p-values.</p><ul>{items}</ul>{more}" if shown else ""
 
 
-def _candidates(findings: Findings, counter: "_Figures") -> str:
+def _candidates(findings: Examined, counter: "_Figures") -> str:
     scores = findings.scores
     if not len(scores.t):
         return "<p>No candidate could be told from the parameters.</p>"
@@ -115,7 +115,7 @@ def _candidates(findings: Findings, counter: "_Figures") -> str:
 class _Figures:
     """Numbers the figures of the page and draws each once."""
 
-    def __init__(self, findings: Findings):
+    def __init__(self, findings: Examined):
         self.findings, self.number, self.drawn = findings, 0, set()
 
     def one(self, figure, alt: str, caption: str) -> str:

@@ -1,11 +1,16 @@
 """What a structural report is made of: findings, sentences with a number and what to do next."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import xarray as xr
+
+from landcal_jax.observations import Observations
+from landcal_jax.problem import Problem
+from landcal_jax.structural_tests import Named, Scores, Whitened
 
 MONTHS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
 """Meteorological seasons of the northern hemisphere by their months; for sites south of the equator they are only names of months."""
@@ -48,7 +53,8 @@ def p_text(log_p: float) -> str:
     if log_p > np.log(1e-3):
         return f"p = {np.exp(log_p):.2g}"
     power = int(np.floor(log_p / np.log(10)))
-    return f"p = {np.exp(log_p - power * np.log(10)):.0f}e{power}"
+    digit = round(np.exp(log_p - power * np.log(10)))
+    return f"p = 1e{power + 1}" if digit == 10 else f"p = {digit}e{power}"
 
 
 def season_of(days: np.ndarray) -> np.ndarray:
@@ -62,3 +68,72 @@ def season_of(days: np.ndarray) -> np.ndarray:
 def phase_of(days: np.ndarray) -> np.ndarray:
     """The place in the year of days since 1970-01-01, as an angle."""
     return 2 * np.pi * (days % 365.25) / 365.25
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Findings in the order of their weight: alarms before the others; the cause, how the solve ended, signs by their p-value.
+
+    `problem`, `z`: what was examined; `whitened`: its residuals and their Jacobian; `scores`: the tests of all candidates; `named`: the
+    groups of candidates that explain the residuals; `notes`: what could not be tested; `observations`: with the errors that were in force.
+    Iterating gives `Finding` after `Finding`.
+    """
+
+    found: tuple[Finding, ...]
+    problem: Problem
+    z: np.ndarray
+    whitened: Whitened
+    scores: Scores
+    named: tuple[Named, ...]
+    observations: Observations
+    title: str = "Structure of a calibrated model"
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that stand out of chance or need attention."""
+        return tuple(each for each in self.found if each.alarm)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is no alarm."""
+        return not self.alarms
+
+    @property
+    def top(self) -> Finding | None:
+        """The first alarm, None if there is none."""
+        return next(iter(self.alarms), None)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of all alarms in their order; one that says so if there is none."""
+        if self.quiet:
+            return (f"Nothing stands out of chance: {len(self.scores.t)} candidates for an error of the model and "
+                    f"{sum(not np.isnan(each.log_p) for each in self.found)} tests of its residuals and parameters are quiet.",)
+        return tuple(each.sentence for each in self.alarms)
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Findings as a Dataset: by `finding` sentence, advice, kind, log p and so on; by `candidate` t, coefficient and so on."""
+        rows, scores = self.found, self.scores
+        data: dict[str, Any] = {
+            name: ("finding", np.array([getattr(row, name) for row in rows], dtype=object if kind is str else kind))
+            for name, kind in (("kind", str), ("sentence", str), ("advice", str), ("log_p", float), ("evidence", float), ("alarm", bool),
+                               ("cause", bool))}
+        about = {"t": scores.t, "inflation": scores.inflation, "coefficient": scores.coefficient, "coefficient_sd": scores.spread,
+                 "kept": scores.kept, "candidate_log_p": scores.log_p}
+        data |= {name: ("candidate", values) for name, values in about.items()}
+        data["candidate_threshold"] = "candidate", np.array([scores.thresholds[each.kind] for each in scores.candidates])
+        data |= {f"candidate_{name}": ("candidate", np.array([getattr(each, name) for each in scores.candidates], dtype=object))
+                 for name in ("kind", "words", "detail", "unit")}
+        coords = {"candidate": [each.name for each in scores.candidates]}
+        return xr.Dataset(data, coords, {"title": self.title, "quiet": int(self.quiet),
+                                         "notes": "\n".join(self.notes)})

@@ -15,26 +15,23 @@ threshold is simulated, half shared by all the tests of signs (Bonferroni).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax import Array
 
 from landcal_jax import structural_checks, structural_parameters, structural_subsets
 from landcal_jax.errors import complain
 from landcal_jax.experiment import Calibration
 from landcal_jax.information import point_of
-from landcal_jax.observations import Observations
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import Result, Status
+from landcal_jax.structural_findings import Examined, p_text
 from landcal_jax.structural_findings import Finding as Finding
-from landcal_jax.structural_findings import p_text
 from landcal_jax.structural_predictive import predictive_checks
 from landcal_jax.structural_signals import Candidate, signals_of
 from landcal_jax.structural_tests import Named, Scores, Whitened, groups_of, refitted, score_tests, whitened_at, whitened_directions
@@ -47,72 +44,8 @@ KINKS = (Status.NO_DECREASE, Status.ANALYSIS, Status.SEARCHED)
 """Ends at which a gradient may be left: J has kinks there, or the method does not go to the minimum; no alarm, but said."""
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Findings in the order of their weight: alarms before the others; the cause, how the solve ended, signs by their p-value.
-
-    `problem`, `z`: what was examined; `whitened`: its residuals and their Jacobian; `scores`: the tests of all candidates; `named`: the
-    groups of candidates that explain the residuals; `notes`: what could not be tested. Iterating gives `Finding` after `Finding`.
-    """
-
-    found: tuple[Finding, ...]
-    problem: Problem
-    z: np.ndarray
-    whitened: Whitened
-    scores: Scores
-    named: tuple[Named, ...]
-    title: str = "Structure of a calibrated model"
-    notes: tuple[str, ...] = ()
-    observations: Observations = field(default=None, repr=False)
-
-    def __iter__(self) -> Iterator[Finding]:
-        return iter(self.found)
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-    @property
-    def alarms(self) -> tuple[Finding, ...]:
-        """The findings that stand out of chance or need attention."""
-        return tuple(each for each in self.found if each.alarm)
-
-    @property
-    def quiet(self) -> bool:
-        """Whether there is no alarm."""
-        return not self.alarms
-
-    @property
-    def top(self) -> Finding | None:
-        """The first alarm, None if there is none."""
-        return next(iter(self.alarms), None)
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """The sentences of all alarms in their order; one that says so if there is none."""
-        if self.quiet:
-            return (f"Nothing stands out of chance: {len(self.scores.t)} candidates for an error of the model and "
-                    f"{sum(not np.isnan(each.log_p) for each in self.found)} tests of its residuals and parameters are quiet.",)
-        return tuple(each.sentence for each in self.alarms)
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Findings as a Dataset: by `finding` sentence, advice, kind, log p and so on; by `candidate` t, coefficient and so on."""
-        rows, scores = self.found, self.scores
-        data: dict[str, Any] = {
-            name: ("finding", np.array([getattr(row, name) for row in rows], dtype=object if kind is str else kind))
-            for name, kind in (("kind", str), ("sentence", str), ("advice", str), ("log_p", float), ("evidence", float), ("alarm", bool),
-                               ("cause", bool))}
-        about = {"t": scores.t, "inflation": scores.inflation, "coefficient": scores.coefficient, "coefficient_sd": scores.spread,
-                 "kept": scores.kept, "candidate_log_p": scores.log_p}
-        data |= {name: ("candidate", values) for name, values in about.items()}
-        data["candidate_threshold"] = "candidate", np.array([scores.thresholds[each.kind] for each in scores.candidates])
-        data |= {f"candidate_{name}": ("candidate", np.array([getattr(each, name) for each in scores.candidates], dtype=object))
-                 for name in ("kind", "words", "detail", "unit")}
-        coords = {"candidate": [each.name for each in scores.candidates]}
-        return xr.Dataset(data, coords, {"title": self.title, "quiet": int(self.quiet),
-                                         "notes": "\n".join(self.notes)})
+class Findings(Examined):
+    """What `examine` found, which `write` makes a page of; see `structural_findings.Examined` for all that it holds."""
 
     def write(self, path: str | Path) -> Path:
         """Write the report, one HTML file with its figures, and return its path."""
@@ -155,7 +88,8 @@ def examine(
     signals = signals_of(problem, jnp.asarray(z), candidates)
     directions = whitened_directions(observations, signals, problem.predict(jnp.asarray(z)), whitened)
     scores = score_tests(whitened, signals.candidates, directions, alarm=alarm / 2, seed=seed)
-    named = refitted(scores, signals, observations, jnp.asarray(z)) if refits else [each for each in groups_of(scores) if each.alarm]
+    named = refitted(scores, signals, observations, jnp.asarray(z)) if refits else [
+        each for each in groups_of(scores) if each.alarm and each.evidence > 0]
     draws = _draws(posterior, whitened, z, seed)
     signs = [*structural_checks.sizes(whitened, observations.sites), *structural_checks.memories(whitened, observations.sites),
              *structural_checks.seasons(whitened, observations.sites),
@@ -171,7 +105,7 @@ def examine(
     # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
     failed = isinstance(result, Result) and result.status < 0
     found.sort(key=lambda each: (not each.alarm, each.kind != ("solver" if failed else "cause")))
-    return Findings(tuple(found), problem, z, whitened, scores, tuple(named), title, signals.notes, observations)
+    return Findings(tuple(found), problem, z, whitened, scores, tuple(named), observations, title, signals.notes)
 
 
 def _weight(finding: Finding) -> tuple[bool, bool, float]:

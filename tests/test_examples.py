@@ -73,7 +73,18 @@ def test_which_data_finds_what_the_fluxes_do_not_see(tmp_path):
     assert int(left) < 20
 
 
-@pytest.mark.parametrize("name", ["which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
+def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
+    said = run(str(EXAMPLES / "hierarchical.py"), cwd=tmp_path)
+    rows = re.findall(r"^(\w+) +(\d+) +([\d.]+) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)$", said, re.MULTILINE)
+    assert len(rows) == 6 and "4 chains of 250 draws agree" in said
+    for _, _, truth, *numbers in rows:
+        alone, spread, together, narrower = map(float, numbers)
+        assert abs(together - float(truth)) < 3 * narrower and abs(alone - together) < spread
+    for truth, mean, sd in re.findall(r"truth ([\d.]+), posterior ([\d.]+) \+- ([\d.]+)", said):
+        assert abs(float(truth) - float(mean)) < 3 * float(sd)
+
+
+@pytest.mark.parametrize("name", ["hierarchical.py", "which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))

@@ -18,7 +18,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("report", "report_structure", "structure", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
-    ("smc", "variational", "microcanonical", "structural_subsets", "structural_parameters", "structural_predictive", "structural_checks",
+    ("smc", "variational", "particles", "microcanonical", "structural_subsets", "structural_parameters", "structural_predictive", "structural_checks",
      "structural_findings", "structural_tests", "structural_signals", "structural_expansions", "structural_drivers"),
     ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics",
      "posterior", "error_estimation", "information", "design", "laplace", "propagation", "importance", "covariance", "comparison", "comparison_scores"),

@@ -302,7 +302,7 @@ def test_an_indefinite_hessian_gives_way_to_gauss_newton():
 
     made = experiment(folded, {"uptake": Parameter.normal(0.1, 1.0)}, nee=stream("nee", 0.5, values=np.full(DAYS, 4.0)))
     at_start = LevenbergMarquardt(default_max_steps=0)
-    ds = calibrate(made, at_start, curvature="hessian", draws=20, progress=False).to_xarray()
+    ds = calibrate(made, at_start, posterior="hessian", draws=20, progress=False).to_xarray()
     assert ds.attrs["posterior_method"] == "Laplace (gauss-newton)"
     assert ds.attrs["history"].startswith("Posterior by Gauss-Newton curvature instead of hessian: smallest eigenvalue")
 

@@ -1,6 +1,5 @@
 """The structural report: it names what was planted, and is quiet where nothing was."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -139,4 +138,25 @@ def test_words_of_seasons_and_p_values():
     days = np.array(["2001-01-15", "2001-04-15", "2001-07-15", "2001-10-15"], "datetime64[D]").astype(float)
     assert list(season_of(np.append(days, np.nan))) == ["winter", "spring", "summer", "autumn", ""]
     assert p_text(np.log(0.034)) == "p = 0.034" and p_text(-700.0) == "p = 1e-304"
-    assert jax.config.jax_enable_x64
+
+
+def test_failed_runs_and_sites_that_disagree_are_found_and_drawn(tmp_path):
+    """Runs fail where a and b are both high; two sites have other true values of a."""
+    rng = np.random.default_rng(0)
+    time = np.datetime64("2001-01-01") + np.arange(200).astype("timedelta64[D]")
+    pattern = np.cos(np.arange(200) / 9.0)
+
+    def model(theta):
+        run = jnp.where((theta["a"] > 1.0) & (theta["b"] > 0.5), jnp.nan, theta["a"] * jnp.asarray(pattern) + theta["b"])
+        return {"nee": jnp.broadcast_to(run, (2, 200))}
+
+    values = np.stack([0.5 * pattern, -0.5 * pattern]) + 0.5 * rng.standard_normal((2, 200))
+    space = ParameterSpace({name: Parameter.normal(0.0, 1.0) for name in ("a", "b")})
+    problem = Problem(space, FunctionForward(model), Observations({"nee": Stream(values, 0.5, time=time)}, sites=["north", "south"]))
+    findings = structure.examine(problem, optimum(problem))
+    kinds = {each.kind: each for each in findings.alarms}
+    assert "a " in kinds["failed runs"].sentence and 0.01 < (~kinds["failed runs"].numbers["finished"]).mean() < 0.12
+    away = {each.subject: each.numbers["shift"] for each in findings if each.kind == "site conflict"}
+    assert away["north"][0] == pytest.approx(0.5, abs=0.1) and away["south"][0] == pytest.approx(-0.5, abs=0.1)
+    assert kinds["site conflict"].log_p < -20 and "above all a" in kinds["site conflict"].sentence
+    assert "failed, in the two parameters" in findings.write(tmp_path / "structure.html").read_text()

@@ -35,11 +35,24 @@ class Solver(enum.StrEnum):
     CMA_ES = "cma-es"
 
 
-class Curvature(enum.StrEnum):
-    """Curvatures of the Laplace posterior on the command line."""
+class Posterior(enum.StrEnum):
+    """Posteriors on the command line."""
 
     GAUSS_NEWTON = "gauss-newton"
     HESSIAN = "hessian"
+    LOW_RANK = "low-rank"
+    NUTS = "nuts"
+    SMC = "smc"
+
+
+class Errors(enum.StrEnum):
+    """How the model error is estimated on the command line."""
+
+    CHI_SQUARE = "chi-square"
+    MARGINAL = "marginal"
+    CROSS_VALIDATION = "cross-validation"
+    DESROZIERS = "desroziers"
+    RESIDUALS = "residuals"
 
 
 class Model(enum.StrEnum):
@@ -80,7 +93,13 @@ def calibrate(
     members: Annotated[int | None, typer.Option(
         help="Members of the ensemble, or of a generation of ga and cma-es, for the solvers that choose.", min=2,
         show_default="50 (4denvar) or as many as span the parameters, ga 30")] = None,
-    posterior: Annotated[Curvature, typer.Option(help="Curvature of J that the Laplace posterior takes.")] = Curvature.GAUSS_NEWTON,
+    posterior: Annotated[Posterior, typer.Option(
+        help="gauss-newton, hessian, low-rank: the Gaussian of the curvature of J at its minimum, or the ensemble of a solver that has one. "
+        "nuts: chains of the No-U-Turn sampler, for minutes. smc: particles, for models without derivatives too.")] = Posterior.GAUSS_NEWTON,
+    errors: Annotated[Errors | None, typer.Option(
+        help="How the model error is estimated, of real data. chi-square: a constant. marginal: a season, a share of the flux and a memory "
+        "too, by their likelihood. cross-validation: the same by years left out, for bands of years not seen. desroziers, residuals: by the "
+        "diagnostics that the field uses.", show_default="chi-square")] = None,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
     constraints: Annotated[bool, typer.Option("--constraints", help="Add the ecological constraints of DALEC to J.")] = False,
@@ -119,7 +138,7 @@ def calibrate(
     choices = {
         "target": target, "members": members, "site": site,
         "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
-        "starts": starts, "posterior": posterior, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
+        "starts": starts, "posterior": posterior, "errors": errors, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
         "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
     _check_options(choices)
     choices["model"] = model or (None if target else Model.DALEC_WATER)
@@ -134,12 +153,16 @@ def calibrate(
             return
         made = _experiment(choices, not quiet)
         _check_solver(choices, made.problem)
+        if errors and not made.estimate_model_error:
+            raise ValueError(complain("--errors with data whose model error is to be estimated", f"{made.title}, whose R is given",
+                                      "leave it out, or --site or --forcing with --flux"))
         if callmip:
             protocol.check(made, **_model_names(callmip))
         _introduce(made, said)
         run.begin()
         done = workflow.calibrate(
-            made, _solver(solver, starts or 16, members, made.problem), seed=seed, curvature=posterior.value, progress=not quiet,
+            made, _solver(solver, starts or 16, members, made.problem), seed=seed, posterior=posterior.value, progress=not quiet,
+            **({} if errors is None else {"errors": errors.value}),
             about={"command": shlex.join(["landcal", *sys.argv[1:]])}, checkpoint=run.checkpoints)
         with said.status("running the posterior, drawing the report"):
             dataset = done.to_xarray()
@@ -187,9 +210,13 @@ def _check_solver(choices, problem) -> None:
     if (choices["starts"] or 1) > 1 and not problem.forward.traceable:
         raise ValueError(complain("one start for an external model, which is too slow to choose among thousands of runs",
                                   f"--starts {choices['starts']}", "leave it out, or MultiStart in a script"))
-    if choices["posterior"] is Curvature.HESSIAN and ensemble and not (searches and problem.has_tangent):
-        raise ValueError(complain("--posterior hessian with a solver that uses derivatives",
+    posterior = choices["posterior"]
+    if posterior in (Posterior.HESSIAN, Posterior.LOW_RANK) and ensemble and not (searches and problem.has_tangent):
+        raise ValueError(complain(f"--posterior {posterior} with a solver that uses derivatives",
                                   f"{name.value}, whose posterior is that of an ensemble", "leave it out, or --solver levenberg-marquardt"))
+    if posterior is Posterior.NUTS and not (problem.differentiable and problem.forward.traceable):
+        raise ValueError(complain("--posterior nuts with a model that JAX differentiates", problem.forward.description,
+                                  "--posterior smc, which needs runs alone"))
 
 
 def _introduce(made, said: Console) -> None:
@@ -208,7 +235,7 @@ def _conclude(done, dataset, paths, said: Console) -> None:
     said.print(str(done.result), highlight=False, markup=False)
     if done.experiment.estimate_model_error:
         errors = _model_errors(done.experiment.problem.observations)
-        said.print(f"Model error, estimated so that chi-square is one: {errors}.", highlight=False, markup=False)
+        said.print(f"Model error, estimated: {errors}.", highlight=False, markup=False)
     for sentence in output.read_warnings(dataset):
         said.print(f"[yellow]Note:[/yellow] {escape(sentence)}", highlight=False)
     said.print(f"Report: {paths['report.html'].resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
