@@ -57,7 +57,8 @@ def diagnose(posterior: Posterior) -> Diagnosis:
     number = len(posterior.z) // posterior.chains
     if posterior.gaussian or "log_density" not in posterior.details and posterior.chains == 1:
         raise ValueError(complain("draws of Markov chains", posterior.method, "nuts(problem, result), or importance() of a Gaussian"))
-    z = np.asarray(posterior.z).reshape(posterior.chains, number, -1)
+    # Turns of periodic parameters are independent draws, which would hide how the chains themselves moved.
+    z = np.asarray(posterior.details.get("z_one_turn", posterior.z)).reshape(posterior.chains, number, -1)
     if number < 4 or not np.isfinite(z).all():
         raise ValueError(complain("four or more finite draws of each chain", f"{number}, {(~np.isfinite(z)).sum()} values not finite",
                                   "more draws"))

@@ -292,13 +292,14 @@ def calibrate(
     iterated 4DEnVar where the model has no derivatives.
 
     The default solver is that of `solver_for`: many starts of Levenberg-Marquardt, and iterated 4DEnVar for a model without
-    derivatives. `posterior`: "gauss-newton", "hessian" or "low-rank", the curvature of a Laplace approximation; "nuts", chains that are
-    started from it and need a model with derivatives; or "smc", particles, for any model: from a Gaussian half-way between the prior
-    and Laplace where there is a tangent-linear, from the prior where there is none. Where the
-    solver ends with an ensemble, the first three mean the posterior of that. `draws`: see `laplace`; of each of four chains. `about`: more to record in the output, such as the command line.
-    `checkpoint`: a folder for the state of each solve; a call with the same arguments that finds them there goes on from them, and
-    ends with the same bits (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in
-    the warnings of the output.
+    derivatives. `about`: more to record in the output, such as the command line. `checkpoint`: a folder for the state of each
+    solve and of the sampler; a call with the same arguments that finds them there goes on from them, and ends with the same bits
+    (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in the warnings of the output.
+
+    `posterior`: "gauss-newton", "hessian" or "low-rank", the curvature of a Laplace approximation; "nuts", chains that are started
+    from it and need a model with derivatives; or "smc", particles, for any model: from a Gaussian half-way between the prior and
+    Laplace where there is a tangent-linear, from the prior where there is none. Where the solver ends with an ensemble, the first
+    three mean the posterior of that. `draws`: see `laplace`; of each of the four chains of "nuts".
 
     `errors`: how the model error is estimated where the experiment asks for it. "chi-square" makes that of each stream one by a constant
     (`with_estimated_model_error`), which is quick and says how far the fit is from what it was fitted to. The methods of

@@ -79,7 +79,8 @@ def nuts(
 
     Returns a `Posterior` whose details are, by draw, `log_density`, `steps` (leapfrog), `tree_depth`, `acceptance`, `diverging`; and
     `forward` and `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`,
-    `seconds_compile`, `seconds_warmup`, `seconds_run` and a `note`. `diagnose` says whether they can be trusted.
+    `seconds_compile`, `seconds_warmup`, `seconds_run` and a `note`; with periodic parameters `z_one_turn` (draw, n), the draws before each
+    was given a turn. `diagnose` says whether they can be trusted.
 
     Raises TypeError for a model without a gradient that JAX compiles; ValueError where J is not finite at `result`, or for a
     checkpoint of another run.
@@ -251,6 +252,8 @@ class _Run:
             "seconds_compile": seconds["compile"], "seconds_warmup": float(state["seconds_warmup"]),
             "seconds_run": seconds["run"] - float(state["seconds_warmup"]),
             "note": _note(int(state["rounds"]), float(state["rhat"]), self.rounds)}
+        if self.turns.number:
+            details["z_one_turn"] = found
         return Posterior(problem, jnp.asarray(z), jnp.asarray(z[np.argmin(cost)]), jnp.asarray(np.cov(z.T).reshape(n, n)),
                          f"NUTS ({self.chains} chains of {self.draws} draws)", chains=self.chains,
                          details={name: np.asarray(value) for name, value in details.items()})

@@ -94,12 +94,13 @@ def calibrate(
         help="Members of the ensemble, or of a generation of ga and cma-es, for the solvers that choose.", min=2,
         show_default="50 (4denvar) or as many as span the parameters, ga 30")] = None,
     posterior: Annotated[Posterior, typer.Option(
-        help="gauss-newton, hessian, low-rank: the Gaussian of the curvature of J at its minimum, or the ensemble of a solver that has one. "
-        "nuts: chains of the No-U-Turn sampler, for minutes. smc: particles, for models without derivatives too.")] = Posterior.GAUSS_NEWTON,
+        help="gauss-newton, hessian, low-rank: the Gaussian of the curvature of J at its minimum, or the ensemble of a solver that has "
+        "one. nuts: chains of the No-U-Turn sampler, for minutes. smc: particles, for models without derivatives "
+        "too.")] = Posterior.GAUSS_NEWTON,
     errors: Annotated[Errors | None, typer.Option(
-        help="How the model error is estimated, of real data. chi-square: a constant. marginal: a season, a share of the flux and a memory "
-        "too, by their likelihood. cross-validation: the same by years left out, for bands of years not seen. desroziers, residuals: by the "
-        "diagnostics that the field uses.", show_default="chi-square")] = None,
+        help="How the model error is estimated, of real data. chi-square: a constant. marginal: a season, a share of the flux and a "
+        "memory too, by their likelihood. cross-validation: the same by years left out, for bands of years not seen. desroziers, "
+        "residuals: by the diagnostics that the field uses.", show_default="chi-square")] = None,
     held_out_years: Annotated[int | None, typer.Option(
         help="Last years of the record that the calibration does not see.", min=0, show_default="3, in a twin 2")] = None,
     constraints: Annotated[bool, typer.Option("--constraints", help="Add the ecological constraints of DALEC to J.")] = False,
@@ -138,7 +139,8 @@ def calibrate(
     choices = {
         "target": target, "members": members, "site": site,
         "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
-        "starts": starts, "posterior": posterior, "errors": errors, "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
+        "starts": starts, "posterior": posterior, "errors": errors,
+        "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
         "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
     _check_options(choices)
     choices["model"] = model or (None if target else Model.DALEC_WATER)
