@@ -147,7 +147,7 @@ def test_failed_runs_and_sites_that_disagree_are_found_and_drawn(tmp_path):
     pattern = np.cos(np.arange(200) / 9.0)
 
     def model(theta):
-        run = jnp.where((theta["a"] > 1.0) & (theta["b"] > 0.5), jnp.nan, theta["a"] * jnp.asarray(pattern) + theta["b"])
+        run = jnp.where((theta["a"] > 0.8) & (theta["b"] > 0.2), jnp.nan, theta["a"] * jnp.asarray(pattern) + theta["b"])
         return {"nee": jnp.broadcast_to(run, (2, 200))}
 
     values = np.stack([0.5 * pattern, -0.5 * pattern]) + 0.5 * rng.standard_normal((2, 200))
@@ -155,7 +155,7 @@ def test_failed_runs_and_sites_that_disagree_are_found_and_drawn(tmp_path):
     problem = Problem(space, FunctionForward(model), Observations({"nee": Stream(values, 0.5, time=time)}, sites=["north", "south"]))
     findings = structure.examine(problem, optimum(problem))
     kinds = {each.kind: each for each in findings.alarms}
-    assert "a " in kinds["failed runs"].sentence and 0.01 < (~kinds["failed runs"].numbers["finished"]).mean() < 0.12
+    assert "a " in kinds["failed runs"].sentence and 0.05 < (~kinds["failed runs"].numbers["finished"]).mean() < 0.15
     away = {each.subject: each.numbers["shift"] for each in findings if each.kind == "site conflict"}
     assert away["north"][0] == pytest.approx(0.5, abs=0.1) and away["south"][0] == pytest.approx(-0.5, abs=0.1)
     assert kinds["site conflict"].log_p < -20 and "above all a" in kinds["site conflict"].sentence
