@@ -95,7 +95,8 @@ def main() -> None:
     done = lc.calibrate(lc.site_experiment("FR-Pue"), seed=0, progress=False)
     problem, z = done.experiment.problem.spread(), np.asarray(done.result.z)
     draws = 50 if bench.quick else 700
-    found, *seconds = timed(lambda: lc.nuts(problem, z, draws=draws, warmup=4 if bench.quick else None, key=0, posterior=done.posterior))
+    found, *seconds = timed(lambda: lc.nuts(
+        problem, z, draws=draws, warmup=4 if bench.quick else None, target_accept=0.9, key=0, posterior=done.posterior))
     per_second, per_run = speed(bench, "NUTS", found, *seconds)
     walk, *seconds = timed(lambda: lc.adaptive_metropolis(
         problem, z, draws=50 if bench.quick else 500, thin=10 if bench.quick else 50, key=0, posterior=done.posterior))

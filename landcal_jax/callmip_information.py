@@ -157,8 +157,7 @@ def _operational(sites: Sequence[str]) -> str:
 
 
 def _uncertainties(calibration: Calibration) -> str:
-    how = ("estimated from the residuals, so that chi-square of each stream is one" if calibration.experiment.estimate_model_error
-           else "prescribed")
+    how = "estimated from the residuals" if calibration.experiment.estimate_model_error else "prescribed"
     return (f"Measurement error as provided; model error {how}. Initial conditions as far as they are parameters. Not propagated: errors "
             f"of drivers, boundary conditions and process noise. Any other: {OPEN}.")
 

@@ -186,7 +186,7 @@ def conflict(findings: Examined, finding: Finding) -> Figure:
     numbers, labels = finding.numbers, findings.problem.space.labels
     order = np.argsort(-np.abs(numbers["shift"]))[:MOST][::-1]
     scored = bool(numbers["scores"])
-    figure = new_figure(9.6, 1.0 + 0.26 * len(order))
+    figure = new_figure(9.6, max(2.2, 1.0 + 0.26 * len(order)))
     axes = np.atleast_1d(figure.subplots(1, 1 + scored, width_ratios=[2, 1][: 1 + scored]))
     axes[0].barh(range(len(order)), numbers["shift"][order], color=POSTERIOR, height=0.62)
     axes[0].axvline(0, color="#999999", linewidth=0.8)

@@ -41,8 +41,8 @@ DISPERSION = 1.5
 """Standard deviation of the starts over that of the Laplace approximation."""
 BEND = 0.15
 """Of z = x + bend x^5: x is linear in Phi(z) to a tenth up to |z| = 1.3."""
-AGREED = 1.1
-"""R-hat of the ensemble below which warm-up ends: the chains of it then are worth some 5 draws each."""
+AGREED = 1.05
+"""R-hat of the ensemble below which warm-up ends: the chains of it then are worth some 10 draws each."""
 MOST_ROUNDS = 128
 LEAST_ROUNDS = 6
 MOST_PULLS = 25

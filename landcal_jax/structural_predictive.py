@@ -73,7 +73,7 @@ def _finding(what: str, stream: str, site: str, statistic: str, observed: float,
     # What lies beyond all replicates is placed by their mean and standard deviation.
     log_p = float(np.log(2 * min(share, 1 - share + 1 / (1 + len(replicates)))))
     log_p = min(log_p, 0.0) if abs(observed - middle) < 2.5 * spread else two_sided((observed - middle) / spread)
-    unit = "" if statistic.startswith("correlation") else f" {units}"
+    unit = f" {units}" if units and not statistic.startswith("correlation") else ""
     sentence = (f"The {statistic} of observed {what} is {observed:.3g}{unit}; the calibrated model with its errors makes "
                 f"{middle:.3g} ± {spread:.2g} (posterior predictive {p_text(log_p)}).")
     yield Finding("predictive", sentence, "What the replicates lack the model or its errors lack: see the causes, or the errors R.", log_p,

@@ -108,8 +108,9 @@ def examine(
     return Findings(tuple(found), problem, z, whitened, scores, tuple(named), observations, title, signals.notes)
 
 
-def _weight(finding: Finding) -> tuple[bool, bool, float]:
-    return not finding.alarm, not np.isnan(finding.log_p), np.nan_to_num(finding.log_p)
+def _weight(finding: Finding) -> tuple[bool, float]:
+    # An alarm without a test stands among those with one, where a p-value of 1e-5 would be.
+    return not finding.alarm, float(np.nan_to_num(finding.log_p, nan=np.log(1e-5)))
 
 
 def _draws(posterior: Posterior | None, whitened: Whitened, z: np.ndarray, seed: int) -> np.ndarray:

@@ -84,7 +84,8 @@ def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
         assert abs(float(truth) - float(mean)) < 3 * float(sd)
 
 
-@pytest.mark.parametrize("name", ["hierarchical.py", "which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
+@pytest.mark.parametrize(
+    "name", ["hierarchical.py", "which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))
