@@ -4,9 +4,10 @@ The problem is that of `site_experiment("FR-Pue")`, calibrated, with the model e
 the same density:
 
 * `nuts`: four chains, started and preconditioned from Laplace, with R-hat and effective sample sizes of every parameter;
-* `adaptive_metropolis`: four chains of a random walk, from the same starts with the same first covariance, which is kinder to it than a
-  start from the prior; effective samples per second and per model run, of the slowest parameter, beside those of NUTS;
-* `laplace` and `smc`: error of their 5 %, 50 % and 95 % quantiles against NUTS, in posterior standard deviations of z, mean and largest
+* `adaptive_metropolis`: four chains of a random walk, effective samples per second and per model run, of the slowest parameter, beside
+  those of NUTS; once from the same starts with the same first covariance, and once as CARDAMOM has to begin it, from the middle of the
+  prior with small steps that know nothing of the posterior;
+* `laplace` and `smc` (from half-way between the prior and Laplace): error of their 5 %, 50 % and 95 % quantiles against NUTS, in posterior standard deviations of z, mean and largest
   over the parameters.
 
 Two CPU devices, among which chains are divided. Seconds are of the wall, compilation included, and beside them those of the
@@ -16,7 +17,7 @@ a year later, are compared within the year about the minimum of J.
 What was tried, on the way to these figures (gradients are of one chain; effective sample sizes of the slowest parameter):
 
 * NUTS of numpyro with its own adaptation of a dense metric from Laplace, four chains, 400 + 200 draws, trees of depth 8: stopped
-  after nine minutes, since nearly all trees of the warm-up were as deep as allowed.
+  after nine minutes.
 * A metric pooled over 32 chains of HMC: the step size goes down to 0.05 of a standard deviation. The local curvature (Gauss-Newton) in
   these coordinates has two eigenvalues above 100 (median 503 and 175) whose directions turn along the posterior: ridges on which a
   turnover rate times a pool, and a photosynthetic efficiency times leaf area, are known.
@@ -27,6 +28,7 @@ What was tried, on the way to these figures (gradients are of one chain; effecti
   are in the way.
 """
 
+import dataclasses
 import time
 
 import harness
@@ -94,20 +96,24 @@ def main() -> None:
 
     done = lc.calibrate(lc.site_experiment("FR-Pue"), seed=0, progress=False)
     problem, z = done.experiment.problem.spread(), np.asarray(done.result.z)
-    draws = 50 if bench.quick else 700
+    draws = 50 if bench.quick else 1500
     found, *seconds = timed(lambda: lc.nuts(
         problem, z, draws=draws, warmup=4 if bench.quick else None, target_accept=0.9, key=0, posterior=done.posterior))
+    walks = {}
     per_second, per_run = speed(bench, "NUTS", found, *seconds)
-    walk, *seconds = timed(lambda: lc.adaptive_metropolis(
-        problem, z, draws=50 if bench.quick else 500, thin=10 if bench.quick else 50, key=0, posterior=done.posterior))
-    walk_second, walk_run = speed(bench, "adaptive Metropolis", walk, *seconds)
     bench.figure("NUTS: ESS per processor second", per_second, "s-1")
-    bench.figure("adaptive Metropolis: ESS per processor second", walk_second, "s-1")
-    bench.figure("NUTS over adaptive Metropolis: ESS per second", per_second / walk_second, "1", ">= 100")
-    bench.figure("NUTS over adaptive Metropolis: ESS per model run", per_run / walk_run, "1")
+    uninformed = dataclasses.replace(done.posterior, centre=np.zeros_like(z), covariance=0.1**2 * np.eye(z.size))
+    for name, start in {"adaptive Metropolis": done.posterior, "adaptive Metropolis from the prior": uninformed}.items():
+        walk, *seconds = timed(lambda start=start: lc.adaptive_metropolis(
+            problem, start.centre, draws=50 if bench.quick else 500, thin=10 if bench.quick else 50, key=0, posterior=start))
+        walk_second, walk_run = speed(bench, name, walk, *seconds)
+        bench.figure(f"{name}: ESS per processor second", walk_second, "s-1")
+        bench.figure(f"NUTS over {name}: ESS per second", per_second / walk_second, "1", ">= 100")
+        bench.figure(f"NUTS over {name}: ESS per model run", per_run / walk_run, "1")
+        walks[name] = walk
     reference = folded(problem, found, z)
-    others = {"Laplace": done.posterior, "adaptive Metropolis": walk}
-    others["SMC"], wall, processor = timed(lambda: smc(problem, particles=128 if bench.quick else None, key=0))
+    others = {"Laplace": done.posterior, **walks}
+    others["SMC"], wall, processor = timed(lambda: smc(problem, near=z, particles=128 if bench.quick else None, key=0))
     bench.figure("SMC: wall", wall, "s")
     bench.figure("SMC: processor", processor, "s")
     for name, posterior in others.items():
