@@ -7,8 +7,8 @@ the same density:
 * `adaptive_metropolis`: four chains of a random walk, effective samples per second and per model run, of the slowest parameter, beside
   those of NUTS; once from the same starts with the same first covariance, and once as CARDAMOM has to begin it, from the middle of the
   prior with small steps that know nothing of the posterior;
-* `laplace` and `smc` (from half-way between the prior and Laplace): error of their 5 %, 50 % and 95 % quantiles against NUTS, in posterior standard deviations of z, mean and largest
-  over the parameters.
+* `laplace` and `smc` (from half-way between the prior and Laplace): error of their 5 %, 50 % and 95 % quantiles against NUTS, in
+  posterior standard deviations of z, mean and largest over the parameters.
 
 Two CPU devices, among which chains are divided. Seconds are of the wall, compilation included, and beside them those of the
 processor: on an idle machine with two cores the wall takes a little more than half of these. Days of phenology, which have the same effect
