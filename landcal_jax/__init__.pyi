@@ -9,7 +9,6 @@ from . import plot as plot
 from . import plot_comparison as plot_comparison
 from . import plot_coverage as plot_coverage
 from . import plot_identifiability as plot_identifiability
-from . import plot_structure as plot_structure
 from . import report as report
 from . import structure as structure
 from . import testing as testing

@@ -106,8 +106,8 @@ def _method(calibration: Calibration) -> str:
     result, solver = calibration.result, calibration.about.get("solver", "")
     kinds = {"forward": "forward runs", "gradient": "gradients", "jvp": "tangent-linear products"}
     counts = ", ".join(f"{number} {kinds.get(name, name)}" for name, number in result.counts.items())
-    how = (", B' = (G'G + I)^-1 in z with G the Jacobian of whitened residuals where the curvature is that of Gauss-Newton; variances of the "
-           "fluxes by the tangent-linear model" if calibration.posterior.gaussian else "; variances of the fluxes by runs of its draws")
+    how = (", B' = (G'G + I)^-1 in z with G the Jacobian of whitened residuals where the curvature is that of Gauss-Newton; variances of "
+           "the fluxes by the tangent-linear model" if calibration.posterior.gaussian else "; variances of the fluxes by runs of its draws")
     return (
         "Variational: the MAP minimises J(z) = 1/2 z'z + 1/2 (y - H(x))' R^-1 (y - H(x)), x = T(z), where z is the control vector in "
         "whitened space with prior N(0, I), T maps it to bounded physical parameters, H is the model run and its observation operators, "

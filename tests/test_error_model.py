@@ -84,7 +84,8 @@ def test_the_error_grows_with_its_level_and_with_the_season():
 def test_draws_have_the_covariance_of_r():
     values, _, _ = gappy(24, 1)
     stream = Stream(values, 0.5, time=TIME[:24], model_error=ModelError(1.0, correlation_days=5.0))
-    draws = np.asarray(eqx.filter_jit(jax.vmap(testing.draw_errors, in_axes=(None, 0)))(stream, jax.random.split(jax.random.key(0), 20000)))[:, 0]
+    many = eqx.filter_jit(jax.vmap(testing.draw_errors, in_axes=(None, 0)))
+    draws = np.asarray(many(stream, jax.random.split(jax.random.key(0), 20000)))[:, 0]
     mask = np.asarray(stream.mask)[0]
     days = np.arange(24)[mask]
     expected = 0.25 * np.eye(len(days)) + np.exp(-abs(days[:, None] - days) / 5.0)

@@ -12,23 +12,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landcal_jax"
-PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability", "plot_structure")
+PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("report", "report_structure", "structure", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
-    ("smc", "variational", "particles", "microcanonical", "structural_subsets", "structural_parameters", "structural_predictive", "structural_checks",
-     "structural_findings", "structural_tests", "structural_signals", "structural_expansions", "structural_drivers"),
-    ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics",
-     "posterior", "error_estimation", "information", "design", "laplace", "propagation", "importance", "covariance", "comparison", "comparison_scores"),
-    ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage", "rank_statistics",
-     "twins", "weather"),
+    ("report", "structure", "output", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
+    ("smc", "variational", "particles", "microcanonical"),
+    ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace",
+     "propagation", "importance", "covariance", "comparison", "comparison_scores"),
+    ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage",
+     "rank_statistics", "twins", "weather"),
     ("solving",),
     ("solvers",),
     ("members",),
     ("problem",),
-    ("error_parameters", "error_fitting", "error_moments", "forward", "blackbox", "linear_product", "member_processes", "member_pool", "executable", "member_store", "model_identity"),
+    ("error_parameters", "error_fitting", "error_moments", "forward", "blackbox", "linear_product", "member_processes", "member_pool",
+     "executable", "member_store", "model_identity"),
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
     ("error_model",),

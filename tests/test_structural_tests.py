@@ -6,10 +6,10 @@ import pytest
 
 import landcal_jax as lc
 from landcal_jax.models import Dalec2
-from landcal_jax.structural_checks import autocorrelation, size_of
-from landcal_jax.structural_drivers import drivers_of, memory, responses_of, soil_dryness
-from landcal_jax.structural_signals import Candidate, signals_of
-from landcal_jax.structural_tests import Whitened, groups_of, score_tests, threshold_of
+from landcal_jax.structure.checks import autocorrelation, size_of
+from landcal_jax.structure.drivers import drivers_of, memory, responses_of, soil_dryness
+from landcal_jax.structure.score_tests import Whitened, groups_of, score_tests, threshold_of
+from landcal_jax.structure.signals import Candidate, signals_of
 
 M, N = 300, 4
 

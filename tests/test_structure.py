@@ -10,10 +10,10 @@ from landcal_jax.forward import FunctionForward
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
-from landcal_jax.structural_findings import p_text, season_of
-from landcal_jax.structural_parameters import bounds
-from landcal_jax.structural_subsets import own_optimum
-from landcal_jax.structural_tests import whitened_at
+from landcal_jax.structure.findings import p_text, season_of
+from landcal_jax.structure.parameters import bounds
+from landcal_jax.structure.score_tests import whitened_at
+from landcal_jax.structure.subsets import own_optimum
 
 DAYS = np.arange(730)
 PHASE = 2 * np.pi * DAYS / 365.25

@@ -1,7 +1,7 @@
 """What a process may respond to otherwise than in the model: the drivers of `SiteForward`, their memory, dryness, season and time.
 
 A `Response` is a series (site, time) of mean zero and variance one over the record of each site. Structural tests let every parameter of
-the model vary with every response in turn (`structural_signals`).
+the model vary with every response in turn (`signals`).
 """
 
 from collections.abc import Mapping

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from landcal_jax import plot_structure
 from landcal_jax.report import STYLE, image
-from landcal_jax.structural_findings import Examined, Finding
-from landcal_jax.structural_signals import quantity_words
+from landcal_jax.structure import figures
+from landcal_jax.structure.findings import Examined, Finding
+from landcal_jax.structure.signals import quantity_words
 
 HEADINGS = {
     "cause": "What is most likely wrong", "alternative": "Other explanations of the same residuals", "sign": "What shows it",
@@ -107,7 +107,7 @@ def _candidates(findings: Examined, counter: "_Figures") -> str:
         return "<p>No candidate could be told from the parameters.</p>"
     return (f"<p>{len(scores.t)} candidates can be told from what the parameters do: biases of drivers, responses of processes, biases of "
             "observations. Each is tested by its score at the optimum; t is N(0, 1) if the model is right.</p>"
-            + counter.one(plot_structure.evidence(findings), "Candidates by their test statistic.",
+            + counter.one(figures.evidence(findings), "Candidates by their test statistic.",
                           "The strongest candidate of each group, by the test before any calibration anew. If one exceeds its threshold, "
                           "the likely ones are calibrated anew, and the explanations above are ordered by what that gives."))
 
@@ -129,7 +129,7 @@ class _Figures:
             if not each.figure or key in self.drawn or (each.figure == "starts" and "end_cost" not in each.numbers):
                 continue
             self.drawn.add(key)
-            draw = getattr(plot_structure, each.figure)
+            draw = getattr(figures, each.figure)
             words = quantity_words(each.subject)
             caption = f"{words[:1].upper()}{words[1:]}: {CAPTIONS[each.figure]}" if own else CAPTIONS[each.figure]
             yield self.one(draw(self.findings, each) if own else draw(self.findings), each.sentence, caption)

@@ -12,10 +12,10 @@ import numpy as np
 
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
-from landcal_jax.structural_checks import FEWEST, autocorrelation, two_sided
-from landcal_jax.structural_findings import Finding, p_text, phase_of
-from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structural_tests import Whitened, slopes_of
+from landcal_jax.structure.checks import FEWEST, autocorrelation, two_sided
+from landcal_jax.structure.findings import Finding, p_text, phase_of
+from landcal_jax.structure.score_tests import Whitened, slopes_of
+from landcal_jax.structure.signals import quantity_words
 from landcal_jax.testing import draw_errors
 
 DRAWS = 400

@@ -5,8 +5,8 @@
     findings.top.sentence                                      # what is most likely wrong
     findings.write("structure.html")
 
-The cause comes first: the expansion of the model that explains best what its residuals hold (`structural_signals` has the candidates,
-`structural_tests` the tests), calibrated anew; alternatives follow without an alarm of their own, since one error moves many candidates:
+The cause comes first: the expansion of the model that explains best what its residuals hold (`signals` has the candidates,
+`score_tests` the tests), calibrated anew; alternatives follow without an alarm of their own, since one error moves many candidates:
 mend the first and examine again. Then the signs that something is wrong: residuals too large or too small, with memory
 or seasons, streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
 
@@ -23,18 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landcal_jax import structural_checks, structural_parameters, structural_subsets
 from landcal_jax.errors import complain
 from landcal_jax.experiment import Calibration
 from landcal_jax.information import point_of
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import Result, Status
-from landcal_jax.structural_findings import Examined, p_text
-from landcal_jax.structural_findings import Finding as Finding
-from landcal_jax.structural_predictive import predictive_checks
-from landcal_jax.structural_signals import Candidate, signals_of
-from landcal_jax.structural_tests import Named, Scores, Whitened, groups_of, refitted, score_tests, whitened_at, whitened_directions
+from landcal_jax.structure import checks, parameters, subsets
+from landcal_jax.structure.findings import Examined, p_text
+from landcal_jax.structure.findings import Finding as Finding
+from landcal_jax.structure.predictive import predictive_checks
+from landcal_jax.structure.score_tests import Named, Scores, Whitened, groups_of, refitted, score_tests, whitened_at, whitened_directions
+from landcal_jax.structure.signals import Candidate, signals_of
 
 AS_GOOD = 3.0
 """Difference of log evidence, a factor of 20, below which another cause explains the data nearly as well."""
@@ -45,13 +45,13 @@ KINKS = (Status.NO_DECREASE, Status.ANALYSIS, Status.SEARCHED)
 
 
 class Findings(Examined):
-    """What `examine` found, which `write` makes a page of; see `structural_findings.Examined` for all that it holds."""
+    """What `examine` found, which `write` makes a page of; see `findings.Examined` for all that it holds."""
 
     def write(self, path: str | Path) -> Path:
         """Write the report, one HTML file with its figures, and return its path."""
-        from landcal_jax import report_structure  # here, because figures bring matplotlib
+        from landcal_jax.structure import page  # here, because figures bring matplotlib
 
-        return report_structure.write(self, path)
+        return page.write(self, path)
 
 
 def examine(
@@ -91,14 +91,14 @@ def examine(
     named = refitted(scores, signals, observations, jnp.asarray(z)) if refits else [
         each for each in groups_of(scores) if each.alarm and each.evidence > 0]
     draws = _draws(posterior, whitened, z, seed)
-    signs = [*structural_checks.sizes(whitened, observations.sites), *structural_checks.memories(whitened, observations.sites),
-             *structural_checks.seasons(whitened, observations.sites),
-             *structural_subsets.parted(problem, observations, whitened, z, refits and problem.errors is None),
-             *structural_parameters.prior_conflict(problem, observations, whitened, z), *structural_parameters.moved(problem, z),
-             *structural_parameters.bounds(problem, whitened, z), *structural_parameters.unseen(problem, whitened),
+    signs = [*checks.sizes(whitened, observations.sites), *checks.memories(whitened, observations.sites),
+             *checks.seasons(whitened, observations.sites),
+             *subsets.parted(problem, observations, whitened, z, refits and problem.errors is None),
+             *parameters.prior_conflict(problem, observations, whitened, z), *parameters.moved(problem, z),
+             *parameters.bounds(problem, whitened, z), *parameters.unseen(problem, whitened),
              *predictive_checks(problem, observations, whitened, z, draws, seed)]
     if problem.forward.traceable:
-        signs += structural_parameters.failures(problem, seed)
+        signs += parameters.failures(problem, seed)
     tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
     signs = [each.judged(alarm / 2, max(tests, 1)) for each in (*signs, *more)]
     found = [*_ended(result, whitened), *_causes(scores, named), *_of_chains(diagnosis), *sorted(signs, key=_weight)]

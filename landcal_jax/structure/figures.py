@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from landcal_jax.information import root_of
 from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, new_figure, number_text, tidy
-from landcal_jax.structural_findings import MONTHS, Examined, Finding
-from landcal_jax.structural_signals import quantity_words
+from landcal_jax.structure.findings import MONTHS, Examined, Finding
+from landcal_jax.structure.signals import quantity_words
 
 BINS, MOST = 14, 15
 ALARM = PRIOR  # one colour for what is above a threshold, on every figure

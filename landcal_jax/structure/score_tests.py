@@ -24,8 +24,8 @@ from scipy.special import log_ndtr
 from landcal_jax.errors import complain
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
-from landcal_jax.structural_expansions import Refit, refit
-from landcal_jax.structural_signals import Candidate, Signals
+from landcal_jax.structure.expansions import Refit, refit
+from landcal_jax.structure.signals import Candidate, Signals
 
 LAGS_DAYS = 30.0
 """Reach of the autocorrelation that Newey and West's variance takes in."""

@@ -1,6 +1,6 @@
 """Tests of the residuals at the MAP: their size by stream and season, their memory, their seasonal cycle, their years.
 
-All take the whitened residuals r, which are N(0, P) in a right model, P = I - G (G'G)^-1 G' (`structural_tests`): what parameters have
+All take the whitened residuals r, which are N(0, P) in a right model, P = I - G (G'G)^-1 G' (`score_tests`): what parameters have
 taken up is accounted for.
 """
 
@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import log_ndtr
 from scipy.stats import chi2
 
-from landcal_jax.structural_findings import MONTHS, Finding, p_text, phase_of, season_of
-from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structural_tests import Whitened
+from landcal_jax.structure.findings import MONTHS, Finding, p_text, phase_of, season_of
+from landcal_jax.structure.score_tests import Whitened
+from landcal_jax.structure.signals import quantity_words
 
 FEWEST = 20  # residuals for a test of a part of a stream
 LAGS = 10  # steps over which memory is looked for

@@ -30,8 +30,8 @@ from landcal_jax.forward import SiteForward
 from landcal_jax.io.quantities import FLUXES, METEOROLOGY
 from landcal_jax.model import Theta, equilibrium, simulate
 from landcal_jax.problem import Problem
-from landcal_jax.structural_drivers import Driver, Response, drivers_of, responses_of, series_of
-from landcal_jax.structural_expansions import Expanded, Expansion
+from landcal_jax.structure.drivers import Driver, Response, drivers_of, responses_of, series_of
+from landcal_jax.structure.expansions import Expanded, Expansion
 
 CLASSES = ("driver", "process", "observation", "user")
 WATER = ("water", "moisture")

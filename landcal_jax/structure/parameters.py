@@ -14,10 +14,10 @@ from landcal_jax.information import listed, root_of
 from landcal_jax.members import draw_members, region_words
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
-from landcal_jax.structural_checks import two_sided
-from landcal_jax.structural_findings import Finding, p_text
-from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structural_tests import Whitened
+from landcal_jax.structure.checks import two_sided
+from landcal_jax.structure.findings import Finding, p_text
+from landcal_jax.structure.score_tests import Whitened
+from landcal_jax.structure.signals import quantity_words
 
 LEANS = 2.0
 """|u| from which a parameter of a bounded prior leans on its bound: the outer 2.3 % of the prior."""

@@ -18,9 +18,9 @@ from landcal_jax.information import listed, root_of
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
 from landcal_jax.solving import solve
-from landcal_jax.structural_findings import Finding, p_text
-from landcal_jax.structural_signals import quantity_words
-from landcal_jax.structural_tests import Whitened
+from landcal_jax.structure.findings import Finding, p_text
+from landcal_jax.structure.score_tests import Whitened
+from landcal_jax.structure.signals import quantity_words
 
 STEPS = 20  # iterations of a calibration on a part, from the joint one
 DIFFERS = 0.1

@@ -10,7 +10,7 @@ import xarray as xr
 
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
-from landcal_jax.structural_tests import Named, Scores, Whitened
+from landcal_jax.structure.score_tests import Named, Scores, Whitened
 
 MONTHS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
 """Meteorological seasons of the northern hemisphere by their months; for sites south of the equator they are only names of months."""
@@ -23,7 +23,7 @@ class Finding:
     `log_p`: natural logarithm of the p-value of its test, NaN where there is none; `tests`: how many tests of this kind were made, of
     which this is one. `cause`: it names what is wrong, and is not only a sign of it. `alarm`: whether it stands out of chance, for all
     tests of the report together; findings without a test that need attention set it themselves. `numbers`: what the sentence is made
-    of. `figure`: the name of its figure in `landcal_jax.plot_structure`, with `subject`, the stream, group or site that it shows.
+    of. `figure`: the name of its figure in `landcal_jax.structure.figures`, with `subject`, the stream, group or site that it shows.
     """
 
     kind: str
