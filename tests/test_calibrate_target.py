@@ -115,6 +115,27 @@ def test_all_that_has_a_tangent_linear_goes_to_a_gradient_solver(folder, name):
         assert abs(ds["map"].values[0] - 1.4) < 0.05 and ds.sizes["draw"] > 2
 
 
+def test_chains_and_the_report_on_structure(folder):
+    status, said, errors = landcal(folder, "mine.py:in_jax", "--posterior", "nuts", "--examine", "--starts", "4")
+    assert status == 0, errors
+    assert "Examined: " in said and "structure.html" in said
+    assert "<html" in (folder / "landcal-out" / "structure.html").read_text()
+    with xr.open_dataset(folder / "landcal-out" / "posterior.nc") as ds:
+        assert "No-U-Turn" in ds.attrs["posterior_method"] or "NUTS" in ds.attrs["posterior_method"]
+        assert ds.sizes["draw"] == 4000 and (ds["posterior_lower"] < ds["map"]).all() and (ds["map"] < ds["posterior_upper"]).all()
+    again = landcal(folder, "mine.py:in_jax", "--posterior", "nuts", "--examine", "--starts", "4", "--resume")
+    assert again[1].strip().endswith("nothing to resume.")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("mine.py:problem", "--posterior", "nuts"), "--posterior smc, which needs runs alone"),
+    (("mine.py:problem", "--examine"), "--examine with a model that has a tangent-linear"),
+    (("mine.py:in_jax", "--errors", "marginal"), "whose R is given")])
+def test_what_a_posterior_needs_is_said_before_anything_runs(folder, arguments, message):
+    status, _, errors = landcal(folder, *arguments)
+    assert status == 2 and message in errors and not (folder / "runs.txt").exists()
+
+
 def test_a_function_without_a_name_has_a_title(folder):
     status, said, errors = landcal(folder, "mine.py:in_jax", "--starts", "1", "--solver", "lbfgs", "--posterior", "hessian")
     assert status == 0, errors

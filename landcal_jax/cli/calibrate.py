@@ -62,6 +62,7 @@ class Model(enum.StrEnum):
     DALEC_WATER = "dalec-water"
 
 
+STRUCTURE = "structure.html"
 OF_FILES = ("latitude", "longitude", "reader", "most_filled", "correlation_hours")
 OF_SHIPPED = ("site", "forcing", "flux", "model", "held_out_years", "callmip", "constraints", "most_filled", "correlation_hours")
 
@@ -116,6 +117,9 @@ def calibrate(
         show_default="fully correlated within a day")] = None,
     callmip: Annotated[str | None, typer.Option(
         help="Write the files of CalLMIP Phase 1b too, for a model with this name and version, such as DALEC.v1.")] = None,
+    examine: Annotated[bool, typer.Option(
+        "--examine", help="Test the calibrated model against its own assumptions, and write structure.html: what is wrong with it, or "
+        "why the calibration failed.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out, or begin one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results or an unfinished run in the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -141,14 +145,15 @@ def calibrate(
         "forcing": list(forcing or ()), "flux": list(flux or ()), "seed": seed, "model": model, "solver": solver,
         "starts": starts, "posterior": posterior, "errors": errors,
         "held_out_years": held_out_years, "constraints": constraints, "latitude": latitude,
-        "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours, "callmip": callmip}
+        "longitude": longitude, "reader": reader, "most_filled": most_filled, "correlation_hours": correlation_hours,
+        "callmip": callmip, "examine": examine}
     _check_options(choices)
     choices["model"] = model or (None if target else Model.DALEC_WATER)
     # A file that was edited in between is another run.
     own = [Path(target.rpartition(":")[0])] if target else []
     inputs = {str(path): sha256(path) for path in (*choices["forcing"], *choices["flux"], *own) if path.is_file()}
     with _interruptible(out), RunFolder(
-            out, overwrite=overwrite, resume=resume, results=output.FILES, options=choices | {"inputs": inputs},
+            out, overwrite=overwrite, resume=resume, results=(*output.FILES, *[STRUCTURE] * examine), options=choices | {"inputs": inputs},
             command=_command()) as run:
         if resume and run.finished:
             said.print(f"The run in {out} is finished: nothing to resume.", highlight=False, markup=False)
@@ -168,7 +173,7 @@ def calibrate(
             about={"command": shlex.join(["landcal", *sys.argv[1:]])}, checkpoint=run.checkpoints)
         with said.status("running the posterior, drawing the report"):
             dataset = done.to_xarray()
-            paths = run.publish(lambda folder: _write(done, dataset, folder, callmip, said))
+            paths = run.publish(lambda folder: _write(done, dataset, folder, callmip, examine, said))
     _conclude(done, dataset, paths, said)
 
 
@@ -216,6 +221,8 @@ def _check_solver(choices, problem) -> None:
     if posterior in (Posterior.HESSIAN, Posterior.LOW_RANK) and ensemble and not (searches and problem.has_tangent):
         raise ValueError(complain(f"--posterior {posterior} with a solver that uses derivatives",
                                   f"{name.value}, whose posterior is that of an ensemble", "leave it out, or --solver levenberg-marquardt"))
+    if choices["examine"] and not problem.has_tangent:
+        raise ValueError(complain("--examine with a model that has a tangent-linear", problem.forward.description, "leave it out"))
     if posterior is Posterior.NUTS and not (problem.differentiable and problem.forward.traceable):
         raise ValueError(complain("--posterior nuts with a model that JAX differentiates", problem.forward.description,
                                   "--posterior smc, which needs runs alone"))
@@ -240,7 +247,8 @@ def _conclude(done, dataset, paths, said: Console) -> None:
         said.print(f"Model error, estimated: {errors}.", highlight=False, markup=False)
     for sentence in output.read_warnings(dataset):
         said.print(f"[yellow]Note:[/yellow] {escape(sentence)}", highlight=False)
-    said.print(f"Report: {paths['report.html'].resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
+    for name in ("report.html", *({STRUCTURE} & set(paths))):
+        said.print(f"Report: {paths[name].resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _command() -> str:
@@ -324,12 +332,17 @@ def _own_files(choices, common, kind):
     return observed_experiment(drivers, fluxes, sources=sources, **(common | {"model": dalec_for(drivers, kind)}))
 
 
-def _write(done, dataset, folder: Path, callmip: str | None, said: Console) -> None:
-    """All files of the run into `folder`; those of CalLMIP where they were asked for."""
+def _write(done, dataset, folder: Path, callmip: str | None, examine: bool, said: Console) -> None:
+    """All files of the run into `folder`; those of CalLMIP and of the structural report where they were asked for."""
     from landcal_jax import callmip as protocol
-    from landcal_jax import output
+    from landcal_jax import output, structure
 
     output.write_files(dataset, folder)
+    if examine:
+        findings = structure.examine(done, seed=int(done.about.get("seed", 0)))
+        findings.write(folder / STRUCTURE)
+        top = findings.top.sentence if findings.top else "nothing stands out of chance."
+        said.print(f"Examined: {top}", highlight=False, markup=False)
     if callmip:
         written = protocol.write_files(protocol.planned(done, **_model_names(callmip)), folder)
         said.print(f"Files of CalLMIP Phase 1b:\n{written}", highlight=False, markup=False)
