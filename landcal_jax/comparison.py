@@ -39,6 +39,7 @@ from scipy.special import ndtri
 from landcal_jax.comparison_scores import posterior_sd, scores_of
 from landcal_jax.errors import complain, complaint_of
 from landcal_jax.gradient import Optax
+from landcal_jax.keys import key_of
 from landcal_jax.members import FailedRuns
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Progress, SolveError, Status
@@ -124,7 +125,7 @@ def compare(
         raise ValueError(complain("rising whole budgets above zero", f"{budgets}", "for example budgets=(100, 300, 1000)"))
     if set(weights) != set(RUN_EQUIVALENTS):
         raise ValueError(complain(f"a weight for each of {', '.join(RUN_EQUIVALENTS)}", f"{', '.join(weights)}", "RUN_EQUIVALENTS"))
-    key = jax.random.key(key) if isinstance(key, int | np.integer) else key
+    key = key_of(key)
     several = isinstance(cases, Mapping)
     given = dict(cases) if several else {"": cases}
     truths = _truths(truth_z, list(given)) if several else {"": truth_z}
@@ -145,7 +146,7 @@ def latin_hypercube(problem: Problem, number: int, key: Array | int = 0) -> np.n
     """First guesses (number, n) in z: a Latin hypercube of the prior, each parameter once in each of `number` equal parts of it."""
     from scipy.stats import qmc  # here, because scipy.stats takes a second to import
 
-    key = jax.random.key(key) if isinstance(key, int | np.integer) else key
+    key = key_of(key)
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     return ndtri(qmc.LatinHypercube(problem.space.size, rng=np.random.default_rng(seed)).random(number))
 

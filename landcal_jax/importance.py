@@ -13,6 +13,7 @@ from arviz_stats.base import array_stats
 from jax import Array
 
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 
 FEWEST = 25  # the tail of fewer draws has less than the five weights that the fit needs
 
@@ -77,7 +78,7 @@ def resampled(weights: np.ndarray, number: int, key: Array | int) -> np.ndarray:
 
     A draw of weight w is there number * w times, rounded up or down (Kitagawa 1996, J. Comput. Graph. Stat. 5, 1).
     """
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     levels = np.cumsum(weights)
     at = (float(jax.random.uniform(key)) + np.arange(number)) / number
     # The levels end at 1 but for rounding, and the last place with weight is to get what is beyond.

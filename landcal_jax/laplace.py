@@ -17,6 +17,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from landcal_jax.covariance import LowRankCovariance
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
 from landcal_jax.solvers import Result
@@ -57,7 +58,7 @@ def laplace(
         raise ValueError(complain('a threshold above zero, with curvature="low-rank"', f"{threshold!r} with {curvature!r}",
                                   "leave it out"))
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     noise = jax.random.normal(key, (draws, z.size), dtype=z.dtype)
     if curvature == "low-rank":
         return _low_rank(problem, z, noise, THRESHOLD if threshold is None else threshold)
@@ -125,7 +126,7 @@ def truncated_normal(
     raised = int((values < 1e-8 * values[-1]).sum())
     precision = (vectors * np.maximum(values, 1e-8 * values[-1])) @ vectors.T
     middle = np.asarray(space.flatten(space.physical(z)))
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     bounds = jnp.asarray((low - middle) / scale), jnp.asarray((high - middle) / scale)
     found = np.asarray(_gibbs(jnp.asarray(precision), *bounds, jax.random.split(key, chains), warmup + draws // chains))[:, warmup:]
     # Rounding alone can leave the bounds.

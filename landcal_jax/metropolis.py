@@ -19,6 +19,7 @@ from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.hamiltonian import by_chains
+from landcal_jax.keys import key_of
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
@@ -75,7 +76,7 @@ def adaptive_metropolis(
                                   "adaptive_metropolis(problem, result) has the defaults"))
     if posterior is None:
         posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     size = max(thin, thin * (CHUNK // thin))
     before = -(-(draws * thin if warmup is None else warmup) // size)
     run = _Run(problem, (chains, draws, thin, size, before), key, checkpoint, checkpoint_seconds)

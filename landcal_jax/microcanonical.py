@@ -25,6 +25,7 @@ from jax import Array
 from landcal_jax import progress as progress_line
 from landcal_jax.covariance import root_of
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.laplace import laplace
 from landcal_jax.particles import counts_of
 from landcal_jax.posterior import Posterior, from_draws
@@ -80,7 +81,7 @@ def mclmc(
     n = problem.space.size
     _check(problem, chains, draws)
     warmup = max(1500, int(150 * math.sqrt(n))) if warmup is None else warmup
-    clock, key = Clock(), jax.random.key(key) if isinstance(key, int) else key
+    clock, key = Clock(), key_of(key)
     of_start, of_tuning, of_run = jax.random.split(key, 3)
     posterior = laplace(problem, result, draws=2) if posterior is None else posterior
     centre, root = posterior.centre, jnp.asarray(root_of(posterior.covariance))

@@ -19,6 +19,7 @@ from landcal_jax import propagation
 from landcal_jax.covariance import Covariance, rank_of, root_of, squared_distances
 from landcal_jax.errors import complain
 from landcal_jax.importance import Importance, importance_of, resampled
+from landcal_jax.keys import key_of
 from landcal_jax.members import draw_members
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solvers import Result
@@ -89,7 +90,7 @@ class Posterior(eqx.Module):
         if self.gaussian and draws is None:
             bands = propagation.linear_bands(target, self.centre, self.covariance, quantiles)
         else:
-            bands = propagation.sampled_bands(target, self.z[:draws], jax.random.key(key) if isinstance(key, int) else key, quantiles)
+            bands = propagation.sampled_bands(target, self.z[:draws], key_of(key), quantiles)
         return propagation.to_dataset(target, bands, quantiles, tuple(outputs))
 
     def excess_cost(self, draws: int | None = None) -> float:
@@ -232,7 +233,7 @@ def from_ensemble(problem: Problem, result: Result, *, draws: int = 1000, key: A
             'FourDEnVar(), IterativeFourDEnVar(), ESMDA(), ETKI() or EKI() with to="posterior"; laplace() at the minimum of any solver'))
     if details.get("posterior_gaussian", False):
         covariance = np.asarray(details["posterior_covariance"])
-        noise = draw_members(problem, jax.random.key(key) if isinstance(key, int) else key, draws)
+        noise = draw_members(problem, key_of(key), draws)
         z = result.z + noise @ jnp.asarray(root_of(covariance)).T
         words, about = _span(covariance)
         method = f"Gaussian ({details['method']}{words})"

@@ -23,6 +23,7 @@ from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, extra_of, no_u_turn, straightened, trajectories
+from landcal_jax.keys import key_of
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
@@ -97,7 +98,7 @@ def nuts(
     if periods is None:
         periods = problem.forward.model.periods if isinstance(problem.forward, SiteForward) else {}
     turns = turns_of(problem.space, periods)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     centre, covariance = np.asarray(posterior.centre), np.asarray(posterior.covariance)
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
         problem, ("nuts", chains, draws, warmup, target_accept, max_tree_depth), centre, covariance, turns, key)

@@ -45,6 +45,7 @@ from jax.typing import ArrayLike
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.members import FailedRuns, run_costs
 from landcal_jax.particles import (
     ACCEPTANCE,
@@ -105,7 +106,7 @@ def smc(
     the prior fail, TypeError for "hmc" without a gradient that JAX compiles.
     """
     particles, moves, most_moves = _choices(problem, particles, ess, moves, correlation, most_moves)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = key_of(key)
     reference = reference_of(problem, near)
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
         problem, ("smc", particles, ess, moves, correlation, most_moves, failed), reference, key)

@@ -37,11 +37,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.problem import Problem, evaluate
 from landcal_jax.testing_coverage import coverage as coverage
 from landcal_jax.testing_coverage import verdict as verdict
 from landcal_jax.twins import Twin as Twin
-from landcal_jax.twins import checked_vector, key_of
+from landcal_jax.twins import checked_vector
 from landcal_jax.twins import draw_errors as draw_errors
 from landcal_jax.twins import twin as twin
 

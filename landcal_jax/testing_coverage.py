@@ -38,6 +38,7 @@ from jax import Array
 
 from landcal_jax import checkpoint
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.parameters import ParameterSpace
 from landcal_jax.problem import Problem, costs
 from landcal_jax.rank_statistics import (
@@ -101,7 +102,7 @@ def coverage(
     """
     _check(twins, levels, draws, processes, truth)
     sampler = None if truth == "prior" else truth
-    data = np.asarray(jax.random.key_data(jax.random.key(key) if isinstance(key, int | np.integer) else key))
+    data = np.asarray(jax.random.key_data(key_of(key)))
     recipe = _Recipe(problem, posterior_of, sampler, data, tuple(levels), draws, predictions)
     with contextlib.ExitStack() as stack:
         folder = store

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from landcal_jax.errors import complain
+from landcal_jax.keys import key_of
 from landcal_jax.model import Theta
 from landcal_jax.observations import Stream
 from landcal_jax.problem import Problem
@@ -80,8 +80,3 @@ def checked_vector(problem: Problem, vector: ArrayLike, name: str) -> Array:
         raise ValueError(complain(f"{name} of shape ({problem.space.size},)", f"shape {vector.shape}",
                                   "problem.space.whiten(theta) makes one from physical parameters"))
     return vector
-
-
-def key_of(key: Array | int) -> Array:
-    """A JAX key from a seed, or as it is."""
-    return jax.random.key(key) if isinstance(key, int | np.integer) else key

@@ -28,6 +28,7 @@ from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.gradient import LBFGS
 from landcal_jax.importance import importance_of, resampled
+from landcal_jax.keys import key_of
 from landcal_jax.members import FailedRuns, run_costs
 from landcal_jax.particles import counts_of
 from landcal_jax.posterior import Posterior, from_draws
@@ -73,7 +74,7 @@ def pathfinder(
     """
     problem.require_gradient("pathfinder")
     _check(problem, paths, draws, max_steps)
-    clock, key = Clock(), jax.random.key(key) if isinstance(key, int) else key
+    clock, key = Clock(), key_of(key)
     of_start, of_paths, of_draws, of_choice = jax.random.split(key, 4)
     starts, runs, failures = _starts(problem, result, paths, of_start, failed)
     found, lowest, counts = [], math.inf, {"forward": runs, "gradient": 0}

@@ -32,7 +32,7 @@ LAYERS = (
     ("sites", "observations", "models", "io", "data"),
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
     ("error_model",),
-    ("configuration", "devices", "errors", "checkpoint", "run_folder", "progress"),
+    ("configuration", "devices", "errors", "keys", "checkpoint", "run_folder", "progress"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))
