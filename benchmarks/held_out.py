@@ -72,8 +72,8 @@ def scores(bands, observations, problem, z) -> dict[str, dict[str, float]]:
 
 def calibrated(experiment, method: str, start):
     """The experiment with errors by `method`, and its MAP; from a finished calibration by chi-square."""
+    from landcal_jax.calibration import with_errors
     from landcal_jax.error_estimation import estimate_errors
-    from landcal_jax.experiment import with_errors
 
     if method == "chi-square":
         return start.experiment, start.result
@@ -85,7 +85,7 @@ def calibrated(experiment, method: str, start):
 def one_site(bench: harness.Benchmark, site: str, experiment, judged: bool) -> None:
     """Figures of one site by every rule."""
     import landcal_jax as lc
-    from landcal_jax.experiment import default_solver
+    from landcal_jax.calibration import default_solver
 
     start = lc.calibrate(experiment, default_solver(number=4 if bench.quick else 16), seed=0, progress=False)
     for method in METHODS[::2] if bench.quick else METHODS:

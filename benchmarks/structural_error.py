@@ -29,7 +29,7 @@ def one_draw(case, seed: int):
 
     import landcal_jax as lc
     from landcal_jax import structure
-    from landcal_jax.experiment import default_solver
+    from landcal_jax.calibration import default_solver
 
     problem = experiment_of(case, seed).problem
     result = lc.solve(problem, default_solver(number=4), key=seed, progress=False)

@@ -30,7 +30,7 @@ def coverage(bands, name, values, where) -> float:
 def one_twin(seed: int, starts: int) -> dict[str, float]:
     """All shares of one twin."""
     import landcal_jax as lc
-    from landcal_jax.experiment import default_solver
+    from landcal_jax.calibration import default_solver
 
     experiment = lc.twin_experiment(seed)
     done = lc.calibrate(experiment, default_solver(number=starts), seed=seed, progress=False)

@@ -13,6 +13,8 @@ from . import report as report
 from . import structure as structure
 from . import testing as testing
 from .blackbox import BlackBoxForward as BlackBoxForward
+from .calibration import Calibration as Calibration
+from .calibration import calibrate as calibrate
 from .comparison import ByDifferences as ByDifferences
 from .comparison import Hybrid as Hybrid
 from .comparison import compare as compare
@@ -30,9 +32,7 @@ from .error_estimation import ErrorEstimate as ErrorEstimate
 from .error_estimation import estimate_errors as estimate_errors
 from .error_model import ModelError as ModelError
 from .executable import Executable as Executable
-from .experiment import Calibration as Calibration
 from .experiment import Experiment as Experiment
-from .experiment import calibrate as calibrate
 from .experiment import observed_experiment as observed_experiment
 from .experiment import site_experiment as site_experiment
 from .experiment import twin_experiment as twin_experiment

@@ -23,8 +23,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from landcal_jax import callmip_information as about_run
+from landcal_jax.calibration import Calibration
 from landcal_jax.errors import complain
-from landcal_jax.experiment import Calibration, Experiment
+from landcal_jax.experiment import Experiment
 from landcal_jax.forward import SiteForward
 from landcal_jax.io.callmip.output import (
     SCENARIOS,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from landcal_jax.calibration import Calibration
 from landcal_jax.errors import complain
-from landcal_jax.experiment import Calibration
 from landcal_jax.forward import SiteForward
 from landcal_jax.io.callmip.output import IN_WORDS, SCENARIOS, scenario_in_words
 

@@ -77,6 +77,11 @@ class ModelError(eqx.Module):
         self.constant, self.proportional, self.seasonal = real(constant), real(proportional), real(seasonal)
         self.days, self.level = real(correlation_days), real(level)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but a constant."""
+        return self.days is None and not np.any(np.asarray(self.proportional)) and not np.any(np.asarray(self.seasonal))
+
     def at(self, modelled: ArrayLike) -> "ModelError":
         """The same error, growing with the size of these modelled values (site, n_obs). Usable inside jit."""
         level = jnp.abs(jnp.atleast_2d(jnp.asarray(modelled)))

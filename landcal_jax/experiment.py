@@ -1,16 +1,12 @@
-"""A calibration from data to posterior, in two calls: set it up, run it.
+"""Calibrations to be done: a problem, what is held out of it, and what a report has to know about the data.
 
     experiment = site_experiment("FR-Pue")          # or twin_experiment(), or your own Experiment(problem=...)
-    calibration = calibrate(experiment, seed=0)
-    calibration.write("out")                        # posterior.nc, parameters.csv, report.html
 
-`landcal calibrate` is a thin shell over these. Everything in here is made of the public pieces (`Problem`, `solve`,
-`laplace`), so a script that outgrows it can go on with them.
+`landcal_jax.calibration.calibrate` does them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,36 +14,22 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import data, testing
-from landcal_jax.ensemble_iterated import IterativeFourDEnVar
-from landcal_jax.error_estimation import ROUNDS, ErrorEstimate, estimate_errors
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
-from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
 from landcal_jax.io.coverage import void_days
 from landcal_jax.io.normal import step_of
 from landcal_jax.io.suspicion import equal_extremes
-from landcal_jax.laplace import laplace
-from landcal_jax.members import FailedRuns
 from landcal_jax.model import AbstractModel, Theta
 from landcal_jax.models import Dalec2, DalecWater
 from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.observations import Observations, StreamSpec
 from landcal_jax.parameters import ParameterSpace
-from landcal_jax.posterior import Posterior, from_ensemble
 from landcal_jax.problem import Problem
-from landcal_jax.sampling import nuts
 from landcal_jax.sites import Sites
-from landcal_jax.smc import smc
-from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result
-from landcal_jax.solving import solve
 from landcal_jax.weather import TEMPERATE_FOREST, Climate, weather
 
 FIRE_PARAMETERS = ("foliar_combustion", "ligneous_combustion", "dom_combustion", "fire_resilience")
 STREAMS = ("nee", "latent_heat")
-MODEL_ERROR_ROUNDS = 2
-POSTERIORS = ("gauss-newton", "hessian", "low-rank", "nuts", "smc")
-CHI_SQUARE = "chi-square"
-"""The word for a constant model error with which chi-square of the calibrated days is one."""
 
 # A temperate deciduous forest: what the twin tries to find again. It gives a yearly NEE of -0.3 kgC m-2 or so.
 TRUTH = {
@@ -81,31 +63,6 @@ class Experiment:
     notes: Sequence[str] = ()
     places: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     cautions: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A finished calibration: the experiment (with the model error that was estimated), result and posterior."""
-
-    experiment: Experiment
-    result: Result
-    posterior: Posterior
-    about: Mapping[str, object] = field(default_factory=dict)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Everything in one Dataset, the content of posterior.nc; see `landcal_jax.output`."""
-        from landcal_jax import output  # here, because figures bring matplotlib
-
-        return output.dataset(self.experiment, self.result, self.posterior, self.about)
-
-    def write(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
-        """Write posterior.nc, parameters.csv and report.html into `folder`; returns their paths.
-
-        Raises FileExistsError if results are there and `overwrite` is False.
-        """
-        from landcal_jax import output
-
-        return output.write(self.to_xarray(), folder, overwrite=overwrite)
 
 
 def dalec_problem(
@@ -271,167 +228,3 @@ def twin_experiment(
     return Experiment(
         made.problem.with_observations(calibrated), held_out if held_out_years else None,
         f"Twin experiment: {type(model).__name__}, {climate.name} weather", made.theta, False, [], [forcing.attrs["title"]])
-
-
-def calibrate(
-    experiment: Experiment,
-    solver: AbstractGradientSolver | AbstractEnsembleSolver | None = None,
-    *,
-    seed: int = 0,
-    posterior: str = "gauss-newton",
-    draws: int = 1000,
-    progress: bool = True,
-    about: Mapping[str, object] | None = None,
-    checkpoint: str | Path | None = None,
-    failed: FailedRuns | None = None,
-    errors: str = CHI_SQUARE,
-) -> Calibration:
-    """Solve, estimate the model error where the experiment asks for it, and take the posterior.
-
-    A solver that ends without a posterior (a genetic algorithm, CMA-ES) is followed from its result by Levenberg-Marquardt, or by
-    iterated 4DEnVar where the model has no derivatives.
-
-    The default solver is that of `solver_for`: many starts of Levenberg-Marquardt, and iterated 4DEnVar for a model without
-    derivatives. `about`: more to record in the output, such as the command line. `checkpoint`: a folder for the state of each
-    solve and of the sampler; a call with the same arguments that finds them there goes on from them, and ends with the same bits
-    (see `solve` and `run_folder.RunFolder`). `failed`: the rule for runs that fail; how many did is said in the warnings of the output.
-
-    `posterior`: "gauss-newton", "hessian" or "low-rank", the curvature of a Laplace approximation; "nuts", chains that are started
-    from it and need a model with derivatives; or "smc", particles, for any model: from a Gaussian half-way between the prior and
-    Laplace where there is a tangent-linear, from the prior where there is none. Where the solver ends with an ensemble, the first
-    three mean the posterior of that. `draws`: see `laplace`; of each of the four chains of "nuts".
-
-    `errors`: how the model error is estimated where the experiment asks for it. "chi-square" makes that of each stream one by a constant
-    (`with_estimated_model_error`), which is quick and says how far the fit is from what it was fitted to. The methods of
-    `estimate_errors` estimate a season, a share of the flux and a memory too; "cross-validation" is the one for bands that hold in
-    years that were not seen, at the price of some dozen more solves.
-    Raises ValueError for other words, and what `estimate_errors` and the posterior raise.
-    """
-    if posterior not in POSTERIORS:
-        raise ValueError(complain(f"a posterior of {', '.join(POSTERIORS)}", f"{posterior!r}", 'posterior="gauss-newton"'))
-    if errors not in (CHI_SQUARE, *ROUNDS):
-        raise ValueError(complain(f"errors by {', '.join((CHI_SQUARE, *ROUNDS))}", f"{errors!r}", f'errors="{CHI_SQUARE}"'))
-
-    def solved(round_number, *args, **kwargs):
-        file = None if checkpoint is None else Path(checkpoint) / f"solve_{round_number}.npz"
-        return solve(*args, key=seed, progress=progress, checkpoint=file, failed=failed, **kwargs)
-
-    solver = solver_for(experiment.problem) if solver is None else solver
-    result = solved(0, experiment.problem, solver)
-    polish, words = solver.solver if isinstance(solver, MultiStart) else solver, solver_in_words(solver)
-    if isinstance(solver, AbstractEnsembleSolver) and "posterior_z" not in result.details:
-        # A search ends near the minimum; its curvature, which is the posterior, is that of the minimum itself.
-        polish = LevenbergMarquardt() if experiment.problem.has_tangent else IterativeFourDEnVar()
-        words = f"{words}, then {solver_in_words(polish)}"
-        result = _joined(result, solved("polish", experiment.problem, polish, z0=result))
-    if experiment.estimate_model_error and errors == CHI_SQUARE:
-        for round_number in range(1, 1 + MODEL_ERROR_ROUNDS):
-            experiment = with_estimated_model_error(experiment, result)
-            result = _joined(result, solved(round_number, experiment.problem, polish, z0=result))
-    elif experiment.estimate_model_error:
-        estimate = estimate_errors(
-            experiment.problem, result, method=errors, solver=polish, key=seed, progress=progress, checkpoint=checkpoint, failed=failed)
-        experiment, result = with_errors(experiment, estimate), _with_rounds(result, estimate)
-    about = {"seed": seed, "solver": words} | dict(about or {})
-    sampling = {"key": seed, "progress": progress, "checkpoint": None if checkpoint is None else Path(checkpoint) / f"{posterior}.npz"}
-    if posterior == "nuts":
-        return Calibration(experiment, result, nuts(experiment.problem, result, draws=draws, **sampling), about)
-    if posterior == "smc":
-        # From all over the prior it took ten times the gradients at a real site, and missed the deepest of several modes.
-        near = result if experiment.problem.has_tangent else None
-        return Calibration(experiment, result, smc(experiment.problem, near=near, failed=failed, **sampling), about)
-    if isinstance(polish, AbstractEnsembleSolver):
-        return Calibration(experiment, result, from_ensemble(experiment.problem, result, draws=draws, key=seed), about)
-    return Calibration(*_with_laplace(experiment, result, posterior, draws, seed), about)
-
-
-def _with_laplace(
-    experiment: Experiment, result: Result, curvature: str, draws: int, seed: int
-) -> tuple[Experiment, Result, Posterior]:
-    """The Laplace posterior, and the experiment with a note where the curvature had to be another one."""
-    try:
-        return experiment, result, laplace(experiment.problem, result, curvature=curvature, draws=draws, key=seed)
-    except ValueError as error:
-        if curvature != "hessian":
-            raise
-        # Minutes of solving are not thrown away because the Hessian at a kink is indefinite; the output says what it has.
-        posterior = laplace(experiment.problem, result, draws=draws, key=seed)
-        found = str(error).splitlines()[1].removeprefix("Got:").strip()
-        note = f"Posterior by Gauss-Newton curvature instead of {curvature}: {found}."
-        return replace(experiment, notes=[note, *experiment.notes]), result, posterior
-
-
-def solver_for(problem: Problem) -> AbstractGradientSolver | AbstractEnsembleSolver:
-    """What `calibrate` takes without `solver`, by the derivatives that the problem has.
-
-    `default_solver()` for a model in JAX. For an external model `LevenbergMarquardt()` from one start, since it is too slow to choose
-    among thousands of runs; `IterativeFourDEnVar()` if it has no tangent-linear, which Levenberg-Marquardt and the posterior need.
-    """
-    if not problem.has_tangent:
-        return IterativeFourDEnVar()
-    return default_solver() if problem.forward.traceable else LevenbergMarquardt()
-
-
-def default_solver(solver: AbstractGradientSolver | None = None, number: int = 16) -> MultiStart:
-    """Levenberg-Marquardt (or `solver`) from many starts, since phenology gives J several minima.
-
-    The starts are the best of 2048 points of the prior, and 30 iterations (150 of a solver that sees gradients only) decide
-    which three go to the end: on the real sites of the benchmarks fewer leave the minimum to the seed.
-    """
-    solver = LevenbergMarquardt() if solver is None else solver
-    explore = 30 if isinstance(solver, LevenbergMarquardt | GaussNewton) else 150
-    return MultiStart(solver, number=number, candidates=2048, explore=explore)
-
-
-def with_estimated_model_error(experiment: Experiment, result: Result) -> Experiment:
-    """The experiment with the model error of each stream that makes its chi-square one at `result`.
-
-    The same error is given to the held-out part. Streams without time, such as constraints, keep theirs. See
-    `Stream.estimate_model_error`.
-    """
-    predicted = experiment.problem.predict(result.z)
-    calibrated, held_out = experiment.problem.observations, experiment.held_out
-    errors = {name: stream.estimate_model_error(predicted[name]) for name, stream in calibrated.items() if stream.time is not None}
-
-    def updated(observations):
-        return observations.with_streams({name: observations[name].with_model_error(error) for name, error in errors.items()})
-
-    return replace(
-        experiment, problem=experiment.problem.with_observations(updated(calibrated)),
-        held_out=None if held_out is None else updated(held_out))
-
-
-def with_errors(experiment: Experiment, estimate: ErrorEstimate) -> Experiment:
-    """The experiment with the errors that `estimate_errors` found, in its held-out part too, and with the sentences as notes."""
-    held_out = None if experiment.held_out is None else estimate.applied(experiment.held_out)
-    return replace(experiment, problem=estimate.problem, held_out=held_out, notes=[*estimate.sentences, *experiment.notes])
-
-
-def _with_rounds(result: Result, estimate: ErrorEstimate) -> Result:
-    """`result` and the rounds that followed it as one result, with the work of the years left out."""
-    for other in estimate.others:
-        added = _joined(result, other)
-        result = result._replace(counts=added.counts, seconds=added.seconds)
-    for each in estimate.results:
-        result = _joined(result, each)
-    return result
-
-
-def solver_in_words(solver: AbstractGradientSolver | AbstractEnsembleSolver) -> str:
-    """A solver for people: its name, and what it starts from."""
-    if isinstance(solver, MultiStart):
-        return f"{solver_in_words(solver.solver)} from {solver.number} starts"
-    return type(solver).__name__
-
-
-def _joined(first: Result, then: Result) -> Result:
-    """One result of two solves in a row; the history goes on, with J under the errors in force at the time."""
-    history = {name: np.concatenate([first.history[name], values]) for name, values in then.history.items()}
-    failed = {"failed_runs": first.details["failed_runs"] + then.details["failed_runs"]}
-
-    def added(one, other):
-        return {name: one[name] + other[name] for name in one}
-
-    return then._replace(
-        history=history, counts=added(first.counts, then.counts), seconds=added(first.seconds, then.seconds),
-        details=first.details | then.details | failed)

@@ -62,7 +62,7 @@ class Stream(eqx.Module):
         model_error = model_error if isinstance(model_error, ModelError) else ModelError(model_error)
         check_memory(model_error, correlation, minutes)
         self.values = jnp.asarray(np.where(observed, values, 0.0))
-        self.sigma = jnp.asarray(np.where(observed, sigma, 1.0))
+        self.sigma = jnp.asarray(np.where(observed, sigma, np.median(sigma[observed])))
         self.mask = jnp.asarray(observed)
         self.model_error = model_error.for_sites(*values.shape)
         self.weight = _by_site(weight, len(values), "weight")
@@ -92,7 +92,7 @@ class Stream(eqx.Module):
 
     @property
     def standard_deviation(self) -> Array:
-        """Total standard deviation sqrt(sigma^2 + model error^2), (site, n_obs); with a sigma of 1 where masked."""
+        """Total standard deviation sqrt(sigma^2 + model error^2), (site, n_obs); with the median sigma where nothing was observed."""
         return jnp.sqrt(self.sigma**2 + self.model_error_deviation**2)
 
     @property

@@ -37,7 +37,7 @@ PACKAGES = ("landcal_jax", "jax", "jaxlib", "equinox", "optax", "numpyro", "xarr
 
 
 def dataset(experiment, result, posterior, about) -> xr.Dataset:
-    """The content of posterior.nc for a finished calibration (see `experiment.Calibration`)."""
+    """The content of posterior.nc for a finished calibration (see `calibration.Calibration`)."""
     problem, seed = experiment.problem, int(about.get("seed", 0))
     runs = {"prior": problem.predict(problem.space.default_z), "map": problem.predict(result.z)}
     held_out = experiment.held_out

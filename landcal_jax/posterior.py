@@ -64,8 +64,8 @@ class Posterior(eqx.Module):
         Returns for each stream `<stream>` (quantile, site, <stream>_obs), with parameter uncertainty only, `<stream>_model`, with the
         model error added, which is what the truth should fall into, and `<stream>_total`, with the measurement error too: what
         a new observation should fall into. The three parts as standard deviations (site, <stream>_obs) are
-        `<stream>_sd_parameters`, `<stream>_sd_model_error` and `<stream>_sd_observation`; the last is 1 in a place that was never
-        observed. `<stream>_time` (site, <stream>_obs) are its times.
+        `<stream>_sd_parameters`, `<stream>_sd_model_error` and `<stream>_sd_observation`; the last is the median of the
+        stream in a place that was never observed. `<stream>_time` (site, <stream>_obs) are its times.
 
         `outputs`: names of model outputs, each then on every step of the model, (quantile, site, step) with the coordinate `time`; or
         {name: operator}, such as {"monthly": WindowMean("gpp", windows)}, (quantile, site, <name>_obs). They have the part of the

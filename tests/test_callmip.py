@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landcal_jax.calibration import Calibration, with_estimated_model_error
 from landcal_jax.callmip import COMMENTS, check, planned, scenario_of, write_callmip, write_files
 from landcal_jax.callmip_information import ENDINGS, OPEN, QUESTIONS
-from landcal_jax.experiment import Calibration, dalec_problem, site_experiment, twin_experiment, with_estimated_model_error
+from landcal_jax.experiment import dalec_problem, site_experiment, twin_experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.io.callmip.output import FILL, record_days

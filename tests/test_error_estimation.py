@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from landcal_jax.calibration import calibrate
 from landcal_jax.error_estimation import blocks_of_years, default_parts, estimate_errors
 from landcal_jax.error_fitting import log_marginal, log_score, prepared
 from landcal_jax.error_model import ModelError
 from landcal_jax.error_moments import lagged
-from landcal_jax.experiment import Experiment, calibrate
+from landcal_jax.experiment import Experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream

@@ -8,18 +8,9 @@ import pytest
 import xarray as xr
 
 from landcal_jax.blackbox import BlackBoxForward
+from landcal_jax.calibration import calibrate, solver_in_words, with_estimated_model_error
 from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI
-from landcal_jax.experiment import (
-    FIRE_PARAMETERS,
-    TRUTH,
-    Experiment,
-    calibrate,
-    dalec_problem,
-    observed_experiment,
-    solver_in_words,
-    twin_experiment,
-    with_estimated_model_error,
-)
+from landcal_jax.experiment import FIRE_PARAMETERS, TRUTH, Experiment, dalec_problem, observed_experiment, twin_experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
 from landcal_jax.io.model_data import fluxes

@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from landcal_jax import output, report
-from landcal_jax.experiment import Calibration, Experiment, calibrate
+from landcal_jax.calibration import Calibration, calibrate
+from landcal_jax.experiment import Experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.laplace import laplace

@@ -133,9 +133,8 @@ def calibrate(
     import landcal_jax
 
     landcal_jax.configure()
+    from landcal_jax import calibration, output
     from landcal_jax import callmip as protocol
-    from landcal_jax import experiment as workflow
-    from landcal_jax import output
     from landcal_jax.io.files import sha256
     from landcal_jax.run_folder import RunFolder
 
@@ -167,9 +166,9 @@ def calibrate(
             protocol.check(made, **_model_names(callmip))
         _introduce(made, said)
         run.begin()
-        done = workflow.calibrate(
+        done = calibration.calibrate(
             made, _solver(solver, starts or 16, members, made.problem), seed=seed, posterior=posterior.value, progress=not quiet,
-            **({} if errors is None else {"errors": errors.value}),
+            errors=None if errors is None else errors.value,
             about={"command": shlex.join(["landcal", *sys.argv[1:]])}, checkpoint=run.checkpoints)
         with said.status("running the posterior, drawing the report"):
             dataset = done.to_xarray()
@@ -365,7 +364,7 @@ def _solver(name: Solver | None, starts: int, members: int | None, problem):
     import optax
 
     from landcal_jax import ensemble, ensemble_iterated, ensemble_kalman, gradient, search
-    from landcal_jax.experiment import default_solver
+    from landcal_jax.calibration import default_solver
 
     if name is None:
         name = Solver.LEVENBERG_MARQUARDT if problem.has_tangent else Solver.ITERATIVE_4DENVAR

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landcal_jax.calibration import Calibration
 from landcal_jax.errors import complain
-from landcal_jax.experiment import Calibration
 from landcal_jax.information import point_of
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
