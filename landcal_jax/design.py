@@ -163,8 +163,8 @@ def _informations(problem: Problem, z: Array, streams: Streams) -> dict[str, np.
     """F (n, n) of each of these streams at z, as if they were observed where their masks say."""
     named = problem.with_observations(_observations(problem, streams))
     predicted = named.predict(z)
-    # Only for errors in proportion to the values: those that would be seen stand for those that will be.
-    filled = {name: stream.with_values(predicted[name]) for name, stream in named.observations.items()}
+    # Errors in proportion to what is modelled go by this run, where they have no other.
+    filled = {name: stream.with_model_error(stream.model_error.completed(predicted[name])) for name, stream in named.observations.items()}
     blocks = jacobians(named.with_observations(named.observations.with_streams(filled)), z)
     return {name: block.T @ block for name, block in blocks.items()}
 

@@ -8,6 +8,7 @@ R-hat and effective sample sizes are those of ArviZ: rank-normalised R-hat of th
 Bayesian Analysis 16, 667).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ LEAST_ESS = 400
 """Vehtari et al. 2021: below 100 draws for each of four chains R-hat and the quantiles are not reliable themselves."""
 LIMIT_SATURATED = 0.05
 """Share of draws whose tree was as deep as it may be."""
+UNORDERED = ("log_evidence", "effective")
+"""Details that particles and draws by weights have, and chains have not."""
 NAMED = 5
 
 
@@ -52,9 +55,15 @@ class Diagnosis:
 def diagnose(posterior: Posterior) -> Diagnosis:
     """R-hat, effective sample sizes, divergences and tree depths of the chains of a posterior.
 
-    Raises ValueError for a posterior without chains, for fewer than four draws in each, and where draws are not finite.
+    A parameter that does not move has no R-hat and no effective sample size: its figures are NaN, and a sentence names it.
+    Raises ValueError for a posterior without chains, such as a Gaussian, particles and draws by weights, for fewer than four draws in each
+    chain, and where draws are not finite.
     """
     number = len(posterior.z) // posterior.chains
+    if posterior.chains == 1 and any(name in posterior.details for name in UNORDERED):
+        note = str(posterior.details.get("note", ""))
+        raise ValueError(complain("draws of Markov chains", f"{posterior.method}, whose draws have no order and no memory",
+                                  "posterior.details[\"note\"], which says whether they can be trusted" + (f": {note}" if note else "")))
     if posterior.gaussian or "log_density" not in posterior.details and posterior.chains == 1:
         raise ValueError(complain("draws of Markov chains", posterior.method, "nuts(problem, result), or importance() of a Gaussian"))
     # Turns of periodic parameters are independent draws, which would hide how the chains themselves moved.
@@ -69,7 +78,7 @@ def diagnose(posterior: Posterior) -> Diagnosis:
     saturated = 0.0 if deepest is None else float(np.mean(np.asarray(details["tree_depth"]) >= deepest))
     table.attrs = {"chains": posterior.chains, "draws": number, "divergences": int(diverging.sum()), "saturated": saturated,
                    "method": posterior.method}
-    wrong = [*_of_agreement(table), *_of_length(table), *_of_divergences(posterior, diverging), *_of_depth(saturated, deepest)]
+    wrong = [*_of_movement(z, table), *_of_agreement(table), *_of_length(table), *_of_divergences(posterior, diverging), *_of_depth(saturated, deepest)]
     largest, bulk, tail = float(table["rhat"].max()), float(table["ess_bulk"].min()), float(table["ess_tail"].min())
     good = (f"{posterior.chains} chains of {number} draws agree: the largest R-hat is {largest:.3f}, the smallest effective sample size "
             f"{bulk:.0f} (bulk) and {tail:.0f} (tail).")
@@ -82,12 +91,22 @@ def _table(posterior: Posterior, z: np.ndarray) -> xr.Dataset:
     labels = list(posterior.problem.space.labels)
     axes = {"chain_axis": 0, "draw_axis": 1}
     theta = posterior.matrix().reshape(z.shape)
-    columns = {
-        # Of z and not of theta: ranks are the same where parameters are independent a priori, and z has no bounds.
-        "rhat": array_stats.rhat(z, **axes) if len(z) > 1 else np.full(z.shape[2], np.nan),
-        "ess_bulk": array_stats.ess(z, method="bulk", **axes), "ess_tail": array_stats.ess(z, method="tail", prob=(0.05, 0.95), **axes),
-        "mean": theta.mean(axis=(0, 1)), "sd": theta.std(axis=(0, 1), ddof=1), "mcse_mean": array_stats.mcse(theta, method="mean", **axes)}
-    return xr.Dataset({name: ("parameter", np.asarray(values)) for name, values in columns.items()}, {"parameter": labels})
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # A parameter that does not move is divided by its spread of zero; `_of_movement` says so in a sentence.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        columns = {
+            # Of z and not of theta: ranks are the same where parameters are independent a priori, and z has no bounds.
+            "rhat": array_stats.rhat(z, **axes) if len(z) > 1 else np.full(z.shape[2], np.nan),
+            "ess_bulk": array_stats.ess(z, method="bulk", **axes), "ess_tail": array_stats.ess(z, method="tail", prob=(0.05, 0.95), **axes),
+            "mcse_mean": array_stats.mcse(theta, method="mean", **axes)}
+    columns = {name: np.where(_stuck(z), np.nan, np.asarray(values)) for name, values in columns.items()}
+    columns |= {"mean": theta.mean(axis=(0, 1)), "sd": theta.std(axis=(0, 1), ddof=1)}
+    return xr.Dataset({name: ("parameter", values) for name, values in columns.items()}, {"parameter": labels})
+
+
+def _stuck(z: np.ndarray) -> np.ndarray:
+    """Parameters (n,) that have one value in all of a chain, of z (chain, draw, n)."""
+    return (np.ptp(z, axis=1) == 0).any(axis=0)
 
 
 def _named(table: xr.Dataset, name: str, wrong: np.ndarray, worst: int) -> str:
@@ -98,15 +117,33 @@ def _named(table: xr.Dataset, name: str, wrong: np.ndarray, worst: int) -> str:
     return text + (f" and {len(order) - NAMED} more" if len(order) > NAMED else "")
 
 
+def _of_movement(z: np.ndarray, table: xr.Dataset) -> list[str]:
+    still, labels = (np.ptp(z, axis=1) == 0), table["parameter"].values
+    found = []
+    stuck = np.flatnonzero(still.any(axis=0))
+    if stuck.size:
+        names = ", ".join(labels[stuck[:NAMED]]) + (f" and {stuck.size - NAMED} more" if stuck.size > NAMED else "")
+        where = "all chains" if still[:, stuck].all() else f"{int(still[:, stuck].any(axis=1).sum())} of {len(z)} chains"
+        found.append(f"Parameters did not move: {names} had one value in {where}. Nothing is known of their posterior: start from "
+                     "another result, or look at the acceptance and the step of the sampler.")
+    odd = ~still.any(axis=0) & ~np.isfinite(table["ess_bulk"].values + table["ess_tail"].values)
+    if len(z) > 1:
+        odd |= ~still.any(axis=0) & ~np.isfinite(table["rhat"].values)
+    if odd.any():
+        found.append(f"Parameters moved too little to be judged: R-hat or the effective sample size of {', '.join(labels[odd][:NAMED])} "
+                     "is not finite. Run more draws, and plot them by chain.")
+    return found
+
+
 def _of_agreement(table: xr.Dataset) -> list[str]:
+    if table.attrs["chains"] == 1:
+        return ["One chain cannot be compared with others: run four, nuts(problem, result, chains=4)."]
     values = table["rhat"].values
     wrong = values > LIMIT_RHAT
-    if np.isnan(values).all():
-        return ["One chain cannot be compared with others: run four, nuts(problem, result, chains=4)."]
     if not wrong.any():
         return []
     said = f"Chains disagree: R-hat is above {LIMIT_RHAT} for {_named(table, 'rhat', wrong, 1)}."
-    if values.max() > 1.2:
+    if np.nanmax(values) > 1.2:
         return [f"{said} They sit in different places, such as separate modes: plot the draws by chain, compare with smc(problem), which "
                 "visits all modes, and look whether the prior lets a parameter have the same effect twice."]
     return [f"{said} They are too short: twice as many draws, or more."]

@@ -28,6 +28,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.error_fitting import (
     PARTS,
     ErrorVector,
@@ -112,6 +113,7 @@ class _Settings(NamedTuple):
     vector: ErrorVector | None = None
     name: str = ""
     others: list[Result] | None = None
+    left_out: tuple[str, ...] = ()
 
     def solved(self, problem: Problem, z: Array, name: str) -> Result:
         file = None if self.checkpoint is None else Path(self.checkpoint) / f"errors_{self.name}{name}.npz"
@@ -127,12 +129,12 @@ def estimate_errors(
     """Estimate the model errors of streams together with theta; see the top of the module for the methods.
 
     `result`: a solve of the problem (or its z), from which it starts. `parts`: stream -> parts of its `ModelError` that are estimated, of
-    "constant", "proportional" (to the modelled value), "seasonal" and "days"; the others stay. Without it `default_parts`, of which
-    cross-validation keeps the memory only if years left out are predicted better with it: where a model is wrong for weeks, a long
-    memory lets the fit drift away from what was observed. Each site has errors of its own. `solver`: of theta in every round,
-    Levenberg-Marquardt without it. `rounds`: the most that are made.
-    `prior_weight`: of the prior of error parameters, 0 for the likelihood alone. `block_years`: cross-validation leaves out so
-    many years at a time (in order, all of them once), without it a third of those observed, three at most. `checkpoint`: a folder for the
+    "constant", "proportional" (to the modelled value), "seasonal" and "days"; the others stay. Without it `default_parts`, which
+    leave out streams without values, and of which cross-validation keeps the memory only if years left out are predicted better with it:
+    where a model is wrong for weeks, a long memory lets the fit drift away from what was observed. Each site has errors of its own.
+    `solver`: of theta in every round; without it Levenberg-Marquardt, or for a model without tangent-linear `IterativeFourDEnVar` (with
+    seed 0 if there is no `key`). `rounds`: the most that are made. `prior_weight`: of the prior of error parameters, 0 for the
+    likelihood alone. `block_years`: cross-validation leaves out so many years at a time (in order, all of them once), without it a third of those observed, three at most. `checkpoint`: a folder for the
     states of the solves. `key`, `progress` and `failed` go to `solve`.
 
     "residuals" counts the parameters that each stream determines (the degrees of freedom for signal) where adJULES counts all, and
@@ -144,8 +146,10 @@ def estimate_errors(
     z = result.z if isinstance(result, Result) else jnp.asarray(result)
     known = PARTS if method in ("marginal", "cross-validation") else MOMENT_PARTS
     wanted = checked_parts(problem.observations, default_parts(problem.observations, method) if parts is None else parts, known, method)
-    settings = _Settings(method, wanted, LevenbergMarquardt() if solver is None else solver, ROUNDS[method] if rounds is None else rounds,
-                         prior_weight, block_years, key, progress, checkpoint, failed)
+    if solver is None:
+        solver, key = (LevenbergMarquardt(), key) if problem.has_tangent else (IterativeFourDEnVar(), 0 if key is None else key)
+    settings = _Settings(method, wanted, solver, ROUNDS[method] if rounds is None else rounds, prior_weight, block_years, key, progress,
+                         checkpoint, failed, left_out=_left_out(problem.observations, wanted) if parts is None else ())
     whole = {name: tuple(part for part in each if part != "days") for name, each in wanted.items()}
     if method != "cross-validation" or parts is not None or whole == wanted:
         return _estimate(problem, z, settings, "")
@@ -192,13 +196,22 @@ def _estimate(problem: Problem, z: Array, settings: "_Settings", name: str) -> E
 
 
 def default_parts(observations: Observations, method: str) -> dict[str, tuple[str, ...]]:
-    """What is estimated unless something else is asked for, of every stream that has times: all that `method` can.
+    """What is estimated unless something else is asked for, of every stream that has times and values: all that `method` can.
 
-    A stream whose whole error is correlated keeps that memory.
+    A stream whose whole error is correlated keeps that memory. Where no stream has times, it is the constant of all.
     """
     known = PARTS if method in ("marginal", "cross-validation") else MOMENT_PARTS
-    return {name: tuple(part for part in known if part != "days" or stream.correlation is None)
-            for name, stream in observations.items() if stream.minutes is not None}
+    seen = {name: stream for name, stream in observations.items() if int(stream.count)}
+    timed = {name: tuple(part for part in known if part != "days" or stream.correlation is None)
+             for name, stream in seen.items() if stream.minutes is not None}
+    return timed or dict.fromkeys(seen, ("constant",))
+
+
+def _left_out(observations: Observations, parts: Parts) -> tuple[str, ...]:
+    """A sentence on each stream that the defaults leave out."""
+    why = {name: "nothing observed" if not int(stream.count) else f'no times; `parts` with {{"{name}": ("constant",)}} would estimate it'
+           for name, stream in observations.items() if name not in parts}
+    return tuple(f"{name}: its errors are left as they are, since it has {reason}." for name, reason in why.items())
 
 
 def _check(problem: Problem, method: str, prior_weight: float, block_years: int | None, rounds: int | None) -> None:
@@ -400,15 +413,17 @@ def _sentences(problem: Problem, found: _Found, settings: _Settings, converged: 
             if not number:
                 yield f"{where}: nothing observed, so that its errors are the prior's."
                 continue
+            unseen = "unseen" in found.more and found.more["unseen"][1][list(settings.parts).index(name), site]
             error = stream.model_error
             words = f"{where}: model error {float(stream.mean_model_error[site]):.3g} {stream.units}".rstrip()
             season = float(np.exp(np.hypot(*np.asarray(error.seasonal)[site])))
-            words += f", {season:.2g} times as large in its season" if "seasonal" in settings.parts[name] else ""
-            words += f", correlated over {float(error.days[site]):.2g} days" if error.days is not None else ""
+            words += f", {season:.2g} times as large in its season" if "seasonal" in settings.parts[name] and not unseen else ""
+            words += f", correlated over {float(error.days[site]):.2g} days" if error.days is not None and not unseen else ""
             yield f"{words}; {number} values tell as much of a mean as {float(stream.effective_number[site]):.0f} independent ones."
             share = float(leaning[name, "constant"][site])
             if share > LEANS:
                 yield f"{where}: {share:.0%} of what is known of the constant is the prior, since there are few independent values."
-            if "unseen" in found.more and found.more["unseen"][1][list(settings.parts).index(name), site]:
+            if unseen:
                 yield (f"{where}: no model error is seen, departures are smaller than the measurement error allows; "
                        "it is set to a hundredth of the residuals.")
+    yield from settings.left_out

@@ -90,11 +90,13 @@ class ErrorVector(eqx.Module):
 def checked_parts(observations: Observations, parts: Mapping[str, Sequence[str]], known: Sequence[str], method: str) -> Parts:
     """The parts to estimate, stream by stream.
 
-    Raises KeyError for an unknown stream; ValueError for parts that `method` cannot estimate, or that need times or the absence of
-    another memory.
+    Raises KeyError for an unknown stream; ValueError for a stream without values, for parts that `method` cannot estimate, or that need
+    times or the absence of another memory.
     """
     for name, wanted in parts.items():
         stream = observations[name]
+        if not int(stream.count):
+            raise ValueError(complain(f"observed values in the stream {name}", "none", f"leave {name} out of `parts`"))
         wrong = [part for part in wanted if part not in known]
         if wrong or isinstance(wanted, str) or "constant" not in wanted:
             raise ValueError(complain(f'"constant", and more of {", ".join(known)}, for {name} by {method}', f"{wanted!r}",
@@ -126,6 +128,7 @@ def prepared(observations: Observations, parts: Parts, modelled: Mapping[str, Ar
             scale = jnp.sqrt(jnp.maximum(square, 1e-6 * jnp.mean(stream.sigma**2, where=stream.mask)))
             share = error.proportional
             if "proportional" in wanted:
+                share = jnp.zeros_like(error.constant) if share is None else share
                 share, scale = jnp.where(share > 0, share, STARTS["proportional"]), 0.5 * scale
             days = jnp.full_like(error.constant, STARTS["days"]) if "days" in wanted and error.days is None else error.days
             error = eqx.tree_at(lambda e: (e.constant, e.proportional, e.days), error,

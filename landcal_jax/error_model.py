@@ -45,16 +45,18 @@ class ModelError(eqx.Module):
 
         s_i = (constant + proportional * level_i) * exp(a cos(phi_i) + b sin(phi_i)),   (a, b) = seasonal
 
-    phi runs once through a year from 1 January. `level` (site, n_obs), zero or more, is what the error grows with: give the
-    modelled flux of an earlier run (see `at`). Without it the size of the observed value itself is taken, which makes large
-    errors of an observation look like large errors of the model; error estimation in this package sets the level.
+    phi runs once through a year from 1 January. `level` (site, n_obs), zero or more, is what a share (`proportional` above zero)
+    multiplies: the size of the modelled flux of a run (see `at`). Error estimation, error parameters and twins set it; a stream
+    whose error has a share without a level raises ValueError as soon as its errors are asked for. The size of the observed values
+    would not do: what was observed too small would be trusted most, and would drag the fit below the truth.
     `correlation_days` is the e-folding time of the correlation in time; None for errors that are independent.
-    All but `level` are scalars, or one for each site; `seasonal` is a pair, or one for each site.
-    Raises ValueError for negative numbers, or a correlation time that is not above zero.
+    All but `level` are scalars, or one for each site; `seasonal` is a pair, or one for each site. The field `proportional` is None
+    where it is zero everywhere.
+    Raises ValueError for negative numbers, those that are not finite, or a correlation time that is not above zero.
     """
 
     constant: Array
-    proportional: Array
+    proportional: Array | None
     seasonal: Array
     days: Array | None
     level: Array | None
@@ -68,24 +70,35 @@ class ModelError(eqx.Module):
         if correlation_days is not None and not (_numbers(correlation_days, least=0.0) and np.all(np.asarray(correlation_days) > 0)):
             raise ValueError(complain("an e-folding time above zero, in days", f"{correlation_days}",
                                       "leave `correlation_days` out for independent errors"))
-        if np.shape(seasonal)[-1:] != (2,):
-            raise ValueError(complain("`seasonal` as two numbers, of the cosine and of the sine", f"{seasonal}", "(0.0, 0.0) for none"))
+        if np.shape(seasonal)[-1:] != (2,) or not np.isfinite(np.asarray(seasonal, float)).all():
+            raise ValueError(complain("`seasonal` as two finite numbers, of the cosine and of the sine", f"{seasonal}",
+                                      "(0.0, 0.0) for none"))
 
         def real(value):
             return None if value is None else jnp.asarray(value, jnp.result_type(float))
 
-        self.constant, self.proportional, self.seasonal = real(constant), real(proportional), real(seasonal)
-        self.days, self.level = real(correlation_days), real(level)
+        self.constant, self.seasonal, self.days, self.level = real(constant), real(seasonal), real(correlation_days), real(level)
+        # Whether there is a share is structure, so that a level that is missing is noticed inside jit too.
+        self.proportional = real(proportional) if np.any(np.asarray(proportional)) else None
 
     @property
     def plain(self) -> bool:
         """Whether it is nothing but a constant."""
-        return self.days is None and not np.any(np.asarray(self.proportional)) and not np.any(np.asarray(self.seasonal))
+        return self.days is None and self.proportional is None and not np.any(np.asarray(self.seasonal))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has the level that it grows with, or does not grow."""
+        return self.proportional is None or self.level is not None
 
     def at(self, modelled: ArrayLike) -> "ModelError":
         """The same error, growing with the size of these modelled values (site, n_obs). Usable inside jit."""
         level = jnp.abs(jnp.atleast_2d(jnp.asarray(modelled)))
         return eqx.tree_at(lambda error: error.level, self, level, is_leaf=lambda node: node is None)
+
+    def completed(self, modelled: ArrayLike) -> "ModelError":
+        """The same error where it is `complete`, otherwise that `at` these modelled values (site, n_obs). Usable inside jit."""
+        return self if self.complete else self.at(modelled)
 
     def for_sites(self, sites: int, n_obs: int) -> "ModelError":
         """With one number for each of `sites`, as a `Stream` keeps it; ValueError where the shapes are others."""
@@ -100,12 +113,17 @@ class ModelError(eqx.Module):
         fields = [shaped("model_error" if name == "constant" else name, getattr(self, name), shape) for name, shape in shapes.items()]
         return eqx.tree_at(lambda error: [getattr(error, name) for name in shapes], self, fields, is_leaf=lambda node: node is None)
 
-    def deviation(self, values: Array, minutes: Array | None) -> Array:
-        """s (site, n_obs) at observed `values` and their times in minutes since 1970 (needed by a season)."""
-        level = jnp.abs(values) if self.level is None else self.level
-        base = self.constant[:, None] + self.proportional[:, None] * level
+    def deviation(self, shape: tuple[int, int], minutes: Array | None) -> Array:
+        """s in this `shape` (site, n_obs), at times in minutes since 1970 (needed by a season). ValueError without its level."""
+        if not self.complete:
+            raise ValueError(complain(
+                "the level that a `proportional` model error grows with", "none",
+                'stream.with_model_error(error.at(problem.predict(z)["nee"])) and problem.with_observations, or estimate_errors'))
+        base = self.constant[:, None]
+        if self.proportional is not None:
+            base = base + self.proportional[:, None] * self.level
         if minutes is None:
-            return jnp.broadcast_to(base, values.shape)
+            return jnp.broadcast_to(base, shape)
         phase = 2.0 * jnp.pi * minutes / YEAR
         return base * jnp.exp(self.seasonal[:, :1] * jnp.cos(phase) + self.seasonal[:, 1:] * jnp.sin(phase))
 
@@ -114,8 +132,9 @@ class ModelError(eqx.Module):
             return " to ".join(f"{end:.3g}{unit}" for end in sorted({float(np.min(array)), float(np.max(array))}))
 
         parts = [words(self.constant)]
-        if np.any(np.asarray(self.proportional)):
-            parts.append(f"{words(100 * self.proportional, ' %')} of the {'observed' if self.level is None else 'modelled'} value")
+        if self.proportional is not None:
+            missing = "" if self.complete else ", which is not given yet"
+            parts.append(f"{words(100 * self.proportional, ' %')} of the modelled value{missing}")
         line = " + ".join(parts)
         if np.any(np.asarray(self.seasonal)):
             # Hypot: the largest factor of the year is exp of it.
@@ -127,7 +146,9 @@ def check_memory(error: ModelError, correlation: ExponentialCorrelation | None, 
     """Errors that need times have them, and errors remember in one way only."""
     if correlation is not None and error.days is not None:
         raise ValueError(complain("a correlation of the whole error, or one of the model error", "both", "leave `correlation` out"))
-    if minutes is None and (correlation is not None or error.days is not None or np.any(np.asarray(error.seasonal))):
+    # Inside jit the numbers of a season are not known: whoever puts them there has looked at the times.
+    season = not isinstance(error.seasonal, jax.core.Tracer) and np.any(np.asarray(error.seasonal))
+    if minutes is None and (correlation is not None or error.days is not None or season):
         raise ValueError(complain("the times of observations whose errors are correlated or change with the season", "no `time`",
                                   "pass time=, datetimes"))
 

@@ -22,13 +22,16 @@ SEASONS = ("DJF", "MAM", "JJA", "SON")
 LAGS = np.arange(1, 31)  # days
 LEAST = 0.01
 """The smallest model error that is set, as a share of the root mean square residual: zero has no logarithm."""
+LEAST_OF_SIGMA = 1e-3
+"""The same as a share of the measurement error, for residuals that are zero themselves."""
 
 
 class Moments(NamedTuple):
     """What products say of one stream: arrays by site, `by_season` (site, 4); NaN where nothing was observed.
 
     `variance` is that of the whole error, measurement included, and `by_season` its parts by season; `constant`, `seasonal` (site, 2) and
-    `days` are those of the model error, with `standard_error` (of the logarithm of the constant). `negative`: no model error is seen.
+    `days` are those of the model error, with `standard_error` (of the logarithm of the constant). `negative`: no model error is seen,
+    and of what is not seen there is neither season nor memory: none, and that of the prior.
     """
 
     variance: np.ndarray
@@ -50,7 +53,7 @@ def moments(stream: Stream, left: np.ndarray, right: np.ndarray, factor: float, 
         excess = np.where(mask, factor * left * right - sigma**2, np.nan)
     phase = None if stream.minutes is None else np.asarray(stream.minutes) / YEAR * 2 * np.pi
     season = None if stream.minutes is None else _season(stream)
-    floor = LEAST * np.sqrt(np.mean(left[mask] ** 2))
+    floor = max(LEAST * np.sqrt(np.mean(left[mask] ** 2)), LEAST_OF_SIGMA * np.sqrt(np.mean(sigma[mask] ** 2)))
     pooled = np.sqrt(max(np.mean(excess[mask]), floor**2))
     numbers = np.maximum(np.asarray(stream.effective_number), 1.0)
     variance, negative, error = np.full(sites, np.nan), np.zeros(sites, bool), np.full(sites, np.nan)
@@ -67,11 +70,12 @@ def moments(stream: Stream, left: np.ndarray, right: np.ndarray, factor: float, 
         if season is not None:
             groups = [there & (season[site] == number) for number in range(4)]
             by_season[site] = [np.mean(excess[site, group] + sigma[site, group] ** 2) if group.any() else np.nan for group in groups]
-        if "seasonal" in parts:
+        if "seasonal" in parts and not negative[site]:
             constant[site], seasonal[site] = _seasons(excess[site], phase[site], groups, constant[site], floor, numbers[site], prior_weight)
     if "days" in parts:
         scale = constant[:, None] * (1.0 if phase is None else np.exp(seasonal[:, :1] * np.cos(phase) + seasonal[:, 1:] * np.sin(phase)))
-        days = np.array([_memory(stream, site, factor * left / scale, right / scale, prior_weight) for site in range(sites)])
+        for site in np.flatnonzero(~negative):
+            days[site] = _memory(stream, site, factor * left / scale, right / scale, prior_weight)
     return Moments(variance, by_season, constant, seasonal, days, error, negative)
 
 

@@ -4,18 +4,21 @@
 has a term "log_determinant", 1/2 log det R, without which large errors would always fit best.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landcal_jax.error_model import ModelError
 from landcal_jax.errors import complain
 from landcal_jax.model import Theta
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 
+SHARE_OF_SIGMA = 0.5
+"""Where a constant that is zero starts, as a share of the median measurement error of its stream."""
 PARTS = {
     "constant": ("model_error",), "proportional": ("proportional_error",), "days": ("error_days",),
     "seasonal": ("error_cosine", "error_sine")}
@@ -51,14 +54,29 @@ class ErrorParameters(eqx.Module):
         return observations.with_streams(changed)
 
     def prepared(self, observations: Observations, like: Observations) -> Observations:
-        """Other observations with the memory that the errors of `like` have, so that it can be set inside jit."""
+        """Other observations with the memory and the share that the errors of `like` have, so that both can be set inside jit.
+
+        A level that they lack is that of `like` where the operator is the same, whose run is the same then.
+        """
         changed = {}
         for stream, part, _ in self.entries:
-            if part == "days" and stream in observations.names and observations[stream].model_error.days is None:
-                error, days = observations[stream].model_error, like[stream].model_error.days
-                changed[stream] = observations[stream].with_model_error(
-                    eqx.tree_at(lambda error: error.days, error, days, is_leaf=lambda node: node is None))
+            if part not in ("days", "proportional") or stream not in observations.names:
+                continue
+            now, there = changed.get(stream, observations[stream]), like[stream]
+            names = [part] if getattr(now.model_error, part) is None else []
+            if part == "proportional" and now.model_error.level is None and _same_axis(now, there):
+                names.append("level")
+            changed[stream] = now.with_model_error(_replaced(now.model_error, {name: getattr(there.model_error, name) for name in names}))
         return observations.with_streams(changed)
+
+
+def _same_axis(one: Stream, other: Stream) -> bool:
+    return one.values.shape == other.values.shape and bool(eqx.tree_equal(one.operator, other.operator))
+
+
+def _replaced(error: ModelError, fields: Mapping[str, Array | None]) -> ModelError:
+    return eqx.tree_at(lambda error: [getattr(error, name) for name in fields], error, list(fields.values()),
+                       is_leaf=lambda node: node is None)
 
 
 def log_determinant(now: Observations, before: Observations, streams: Sequence[str]) -> Array:
@@ -69,9 +87,9 @@ def log_determinant(now: Observations, before: Observations, streams: Sequence[s
 
 def free(
     space: ParameterSpace, observations: Observations, wanted: Mapping[str, Sequence[str]] | Sequence[str],
-    priors: Mapping[str, Parameter] | None, by_site: bool,
+    priors: Mapping[str, Parameter] | None, by_site: bool, run: Callable[[], Mapping[str, Array]],
 ) -> tuple[ParameterSpace, Observations, ErrorParameters]:
-    """What `Problem.with_error_parameters` puts into the problem."""
+    """What `Problem.with_error_parameters` puts into the problem; `run` gives the modelled values (site, n_obs) by stream."""
     wanted = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, ("constant",))
     made, entries, streams = {}, [], {}
     for name, parts in wanted.items():
@@ -79,7 +97,7 @@ def free(
         if unknown or isinstance(parts, str):
             raise ValueError(complain(f"parts of the model error of {name}: a list of {', '.join(PARTS)}", f"{parts!r}",
                                       f'{{"{name}": ["constant", "days"]}}'))
-        streams[name] = _started(name, observations[name], parts)
+        streams[name] = _started(name, observations[name], parts, run)
         for part in parts:
             parameters = dict(_parameters(name, streams[name], part, by_site))
             entries.append((name, part, tuple(parameters)))
@@ -100,18 +118,32 @@ def free(
     return whole, observations.with_streams(streams), ErrorParameters(tuple(entries))
 
 
-def _started(name: str, stream: Stream, parts: Sequence[str]) -> Stream:
+def _started(name: str, stream: Stream, parts: Sequence[str], run: Callable[[], Mapping[str, Array]]) -> Stream:
     """The stream with a start for what is free: an error that is zero has no scale from which a search could go."""
-    error = stream.model_error
-    if "constant" in parts and not np.all(np.asarray(error.constant) > 0):
-        raise ValueError(complain(f"a model error of {name} above zero, to start from", f"{error}",
-                                  "Stream(..., model_error=), or stream.with_model_error(stream.estimate_model_error(modelled))"))
-    proportional = error.proportional
+    timed = {"seasonal", "days"} & set(parts)
+    if stream.minutes is None and timed:
+        raise ValueError(complain(f"the times of {name}, for an error with {' and '.join(sorted(timed))}", "no `time`",
+                                  f'pass time= to Stream, or {{"{name}": ["constant"]}}'))
+    error, fields = stream.model_error, {}
+    if "constant" in parts:
+        fields["constant"] = jnp.where(error.constant > 0, error.constant, SHARE_OF_SIGMA * jnp.median(stream.sigma))
     if "proportional" in parts:
-        proportional = jnp.where(proportional > 0, proportional, 0.1)
-    days = jnp.full(error.constant.shape, 3.0) if "days" in parts and error.days is None else error.days
-    return stream.with_model_error(eqx.tree_at(
-        lambda error: (error.proportional, error.days), error, (proportional, days), is_leaf=lambda node: node is None))
+        share = jnp.zeros_like(error.constant) if error.proportional is None else error.proportional
+        fields["proportional"] = jnp.where(share > 0, share, 0.1)
+        if error.level is None:
+            fields["level"] = jnp.abs(_finite(name, stream, run()[name]))
+    if "days" in parts and error.days is None:
+        fields["days"] = jnp.full(error.constant.shape, 3.0)
+    return stream.with_model_error(_replaced(error, fields))
+
+
+def _finite(name: str, stream: Stream, modelled: Array) -> Array:
+    lost = int(jnp.sum(stream.mask & ~jnp.isfinite(modelled)))
+    if lost:
+        raise ValueError(complain(f"a finite run of {name} at the default parameters, for its error to grow with",
+                                  f"{lost} values that are not finite",
+                                  f'stream.with_model_error(error.at(problem.predict(z)["{name}"])) at another z before'))
+    return modelled
 
 
 def _parameters(name: str, stream: Stream, part: str, by_site: bool) -> Iterator[tuple[str, Parameter]]:

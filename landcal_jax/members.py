@@ -84,20 +84,22 @@ def run_members(problem: Problem, Z: Array, failed: FailedRuns | None = None) ->
     return Ran(jnp.asarray(Z), predicted, *ended)
 
 
-def run_costs(problem: Problem, Z: Array, failed: FailedRuns | None = None) -> Costs:
+def run_costs(
+    problem: Problem, Z: Array, failed: FailedRuns | None = None, way_out: str = 'FailedRuns("pull in")',
+) -> Costs:
     """J of members Z (member, n) under the same rule; a run whose J is not finite has failed. For designs of many members.
 
-    Raises RuntimeError if more than its limit fail.
+    Raises RuntimeError if more than its limit fail, with `way_out` as the last advice.
     """
     def run(Z):
         found = np.array(costs(problem, jnp.asarray(Z)))
         return {"cost": found}, np.isfinite(found)
 
-    Z, found, *ended = _under_rule(problem, Z, failed, run)
+    Z, found, *ended = _under_rule(problem, Z, failed, run, way_out)
     return Costs(Z, found["cost"], *ended)
 
 
-def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run):
+def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run, way_out: str = 'FailedRuns("pull in")'):
     """Members, what `run` gives for them by name, which of them finished, the runs made, and those that failed."""
     failed = FailedRuns() if failed is None else failed
     Z = np.array(Z, dtype=float)
@@ -117,7 +119,7 @@ def _under_rule(problem: Problem, Z: Array, failed: FailedRuns | None, run):
         raise RuntimeError(complain(
             f"at most {failed.limit:.0%} of the members to fail",
             f"{(~finished).sum()} of {len(Z)}{region_words(problem, Z, finished)}{problem.forward.failure_words()}",
-            'narrow the prior there, look at the messages of the model, or FailedRuns("pull in")'))
+            f"narrow the prior there, look at the messages of the model, or {way_out}"))
     return Z, found, finished, runs, failures
 
 

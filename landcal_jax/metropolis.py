@@ -23,7 +23,7 @@ from landcal_jax.keys import key_of
 from landcal_jax.laplace import laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
-from landcal_jax.sampling import starts
+from landcal_jax.sampling import cholesky_of, starts
 from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
 
@@ -66,7 +66,8 @@ def adaptive_metropolis(
 
     Returns a `Posterior` whose details are `log_density` (draw,), `acceptance` (share of the proposals of draws), `forward` (runs),
     `gradient` (0, but for those of Laplace), `seconds_compile`, `seconds_warmup` and `seconds_run`.
-    Raises TypeError for a model that JAX does not compile, ValueError where J is not finite at the start.
+    Raises TypeError for a model that JAX does not compile, ValueError where J is not finite at the start and for a singular
+    covariance of `posterior`.
     """
     if not problem.forward.traceable:
         raise TypeError(complain("a model that JAX compiles for adaptive_metropolis", problem.forward.description,
@@ -76,16 +77,16 @@ def adaptive_metropolis(
                                   "adaptive_metropolis(problem, result) has the defaults"))
     if posterior is None:
         posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
-    key = key_of(key)
+    key, root = key_of(key), cholesky_of(posterior.covariance)
     size = max(thin, thin * (CHUNK // thin))
     before = -(-(draws * thin if warmup is None else warmup) // size)
     run = _Run(problem, (chains, draws, thin, size, before), key, checkpoint, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks) as show:
+    with progress_line.display(progress and problem.speaks, "sampling", "chunk", "") as show:
         try:
-            run.begin(np.asarray(posterior.centre), np.asarray(posterior.covariance))
+            run.begin(np.asarray(posterior.centre), np.asarray(posterior.covariance), root)
             while not run.finished:
                 run.advance()
-                show(run.done, run.total, {"mean over chains": float(np.mean(run.chains.cost))})
+                show(run.done, run.total, {"mean J of the chains": float(np.mean(run.chains.cost))})
         except KeyboardInterrupt:
             run.save()
             raise
@@ -103,7 +104,7 @@ class _Run:
         self.file, self.clock, self.spent = None if file is None else Path(file), Clock(), {}
         self.done, self.saved, self.saved_at = 0, None, 0.0
 
-    def begin(self, centre: np.ndarray, covariance: np.ndarray) -> None:
+    def begin(self, centre: np.ndarray, covariance: np.ndarray, root: np.ndarray) -> None:
         n, per_chunk = centre.size, self.size // self.thin
         self.first = jnp.asarray(covariance)
         self.belongs_to = "" if self.file is None else checkpoints.fingerprint(self.problem, self.options, centre, covariance, self.key)
@@ -121,7 +122,7 @@ class _Run:
             self.done = self.saved = found.done
             self.spent = found.seconds
             return
-        z, runs = starts(self.problem, centre, np.linalg.cholesky(covariance), self.number, jax.random.fold_in(self.key, 0))
+        z, runs = starts(self.problem, centre, root, self.number, jax.random.fold_in(self.key, 0))
         self.kept["runs"] += runs + self.number
         cost = _costs(self.problem, jnp.asarray(z))
         self.chains = _Chains(jnp.asarray(z), cost, self.chains.count, self.chains.mean, self.chains.scatter)

@@ -66,13 +66,13 @@ def mclmc(
     """Draws from the posterior by tuned microcanonical Langevin Monte Carlo, unadjusted.
 
     `result`: a Result, or z (n,), at the minimum. `posterior`: the Gaussian there that gives the chains their coordinates,
-    `laplace(problem, result)` without it. `chains` run side by side; `draws` are kept of each, every `thin`-th step, by default as
+    `laplace(problem, result)` without it (by the full Hessian where errors are parameters). `chains` run side by side; `draws` are kept of each, every `thin`-th step, by default as
     many as take the walker to forget its direction. `warmup`: steps of the tuner, 150 for each root of the number of parameters
     and at least 1,500 without it.
 
     `details` of the posterior: `log_density` (draw,), `forward` and `gradient` (model runs, warm-up included), `step`, `length` and `thin`
     as tuned, `energy_variance`, that of the energy a step and parameter over the run, `failed`, the steps that left the
-    region where J is finite and were taken back, seconds, and a `note`.
+    region where J is finite and were taken back, seconds, a `note`, and a `warning` where the bias may be large.
 
     Raises TypeError for a forward map without derivatives that JAX compiles, ValueError for fewer than two parameters, or where the
     tuner finds no step size.
@@ -83,11 +83,12 @@ def mclmc(
     warmup = max(1500, int(150 * math.sqrt(n))) if warmup is None else warmup
     clock, key = Clock(), key_of(key)
     of_start, of_tuning, of_run = jax.random.split(key, 3)
-    posterior = laplace(problem, result, draws=2) if posterior is None else posterior
+    if posterior is None:
+        posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
     centre, root = posterior.centre, jnp.asarray(root_of(posterior.covariance))
-    with progress_line.display(progress and problem.speaks) as show:
+    with progress_line.display(progress and problem.speaks, "sampling", "part", "") as show:
         w, tried = _start(problem, centre, root, chains, of_start)
-        show(0, PIECES, {"start": float(np.median(costs(problem, centre + w @ root.T)))})
+        show(0, PIECES, {"median J at the start": float(np.median(costs(problem, centre + w @ root.T)))})
         states, tuned, steps = _tune(problem, centre, root, w, jax.random.split(of_tuning, chains), warmup)
         tuned = _agreed(tuned)
         thin = max(1, round(float(tuned.length / tuned.step))) if thin is None else thin
@@ -97,7 +98,7 @@ def mclmc(
             keys = jax.random.split(jax.random.fold_in(of_run, number), chains)
             states, part = _run(problem, centre, root, states, keys, tuned, jnp.asarray(thin), piece)
             parts.append(jax.tree.map(np.asarray, part))
-            show(number + 1, PIECES, {"median": float(np.median(-parts[-1][1]))})
+            show(number + 1, -(-draws // piece), {"median J": float(np.median(-parts[-1][1]))})
     z, log_density, energy, lost = (np.concatenate(found, axis=1)[:, :draws] for found in zip(*parts, strict=True))
     constants = float(problem.log_density(centre) + problem.cost(centre))
     variance, after = float(np.mean(energy) / n), clock.seconds()
@@ -106,7 +107,7 @@ def mclmc(
         "log_density": constants + log_density.reshape(-1), **counts_of(problem, tried, chains * (1 + GRADIENTS * (int(steps) + total))),
         "step": float(tuned.step), "length": float(tuned.length), "thin": thin, "energy_variance": variance, "failed": int(lost.sum()),
         "seconds_compile": after["compile"], "seconds_warmup": before["run"], "seconds_run": after["run"] - before["run"],
-        "note": _note(variance, int(lost.sum()), thin)}
+        **_notes(variance, int(lost.sum()), thin)}
     return from_draws(problem, z.reshape(-1, n), method=f"MCLMC ({chains} chains, unadjusted)", chains=chains, centre=centre,
                       details=details)
 
@@ -120,14 +121,17 @@ def _check(problem: Problem, chains: int, draws: int) -> None:
                                   "nuts(problem, result)"))
 
 
-def _note(variance: float, lost: int, thin: int) -> str:
-    notes = [f"unadjusted: its bias is that of the step size; one draw every {thin} steps"]
+def _notes(variance: float, lost: int, thin: int) -> dict[str, str]:
+    """A `note` of how it went, and a `warning` where the bias may be large."""
+    notes, warned = [f"unadjusted: its bias is that of the step size; one draw every {thin} steps"], {}
     if variance > AGREE * ENERGY:
-        notes.append(f"the energy varies {variance / ENERGY:.0f} times as much as was asked for: J has kinks or narrow places that the "
-                     "tuner did not see, and the bias may be large: compare nuts() or smc()")
+        said = (f"the energy varies {variance / ENERGY:.0f} times as much as was asked for: J has kinks or narrow places that the tuner did "
+                "not see, and the bias may be large: compare nuts() or smc()")
+        notes.append(said)
+        warned = {"warning": f"T{said[1:]}."}
     if lost:
         notes.append(f"{lost} steps left the region where J is finite, and were taken back")
-    return "; ".join(notes)
+    return {"note": "; ".join(notes)} | warned
 
 
 def _start(problem: Problem, centre, root, chains: int, key: Array) -> tuple[Array, int]:

@@ -83,7 +83,7 @@ class Stream(eqx.Module):
     @property
     def model_error_deviation(self) -> Array:
         """Standard deviation of the model error, (site, n_obs)."""
-        return self.model_error.deviation(self.values, self.minutes)
+        return self.model_error.deviation(self.values.shape, self.minutes)
 
     @property
     def mean_model_error(self) -> Array:
@@ -161,8 +161,8 @@ class Stream(eqx.Module):
             constant = jnp.broadcast_to(jnp.asarray(value, self.sigma.dtype), self.weight.shape)
             value = eqx.tree_at(lambda error: error.constant, ModelError(), constant)
         value, chain = value.for_sites(*self.values.shape), self.chain
+        check_memory(value, self.correlation, self.minutes)
         if (value.days is None) != (self.model_error.days is None):
-            check_memory(value, self.correlation, self.minutes)
             remembers = value.days is not None or self.correlation is not None
             chain = Chain(np.asarray(self.minutes), np.asarray(self.mask)) if remembers else None
         return eqx.tree_at(lambda stream: (stream.model_error, stream.chain), self, (value, chain), is_leaf=lambda node: node is None)
@@ -444,6 +444,6 @@ def _facts(stream: Stream, sites: Sequence[str], share: float) -> list[str]:
     weight = " to ".join(f"{end:.3g}" for end in sorted({float(stream.weight.min()), float(stream.weight.max())}))
     lines.append(f"errors       median sigma {sigma}, model error {stream.model_error}")
     days = "none" if stream.correlation is None else f"exponential, {float(stream.correlation.days):.3g} days"
-    if stream.chain is not None:
+    if stream.chain is not None and stream.model_error.complete:
         lines.append(f"independent  as many as {float(jnp.sum(stream.effective_number)):.0f} values without memory")
     return [*lines, f"correlation  {days}", f"weight       {weight}, share of J {share:.1%} if every R is right"]

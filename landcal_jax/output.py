@@ -19,16 +19,12 @@ import pandas as pd
 import xarray as xr
 
 from landcal_jax import report
-from landcal_jax.diagnostics import diagnose
+from landcal_jax.caveats import caveats
 from landcal_jax.observations import METRICS, Observations, Stream
-from landcal_jax.plot_parameters import near_bound
-from landcal_jax.problem import evaluate
 from landcal_jax.run_folder import RunFolder
-from landcal_jax.solvers import Status
 
 FILES = ("posterior.nc", "parameters.csv", "report.html")
 LEVELS = (0.05, 0.5, 0.95)
-FEW_MEMBERS = 50  # the 5 % quantile of fewer is the second or third member
 STANDARD_NAMES = {"latent_heat": "surface_upward_latent_heat_flux", "sensible_heat": "surface_upward_sensible_heat_flux"}
 LONG_NAMES = {
     "nee": "net ecosystem exchange", "latent_heat": "latent heat flux", "gpp": "gross primary production",
@@ -53,7 +49,7 @@ def dataset(experiment, result, posterior, about) -> xr.Dataset:
     parts.append(draws.rename({name: f"{name}_draws" for name in draws.data_vars if name in taken}))
     ds = xr.merge(parts, combine_attrs="override", compat="no_conflicts", join="outer")
     ds = ds.assign_coords(site=list(problem.observations.sites))
-    ds.attrs = _attributes(experiment, result, posterior, about, warnings(experiment, result, posterior, runs, predictive))
+    ds.attrs = _attributes(experiment, result, posterior, about, caveats(experiment, result, posterior, runs, predictive))
     return ds
 
 
@@ -155,101 +151,6 @@ def _boundary(held_out: Observations | None) -> np.datetime64 | None:
     times = [] if held_out is None else [
         stream.time[np.asarray(stream.mask)].min() for _, stream in held_out.items() if stream.time is not None and stream.count]
     return min(times) if times else None
-
-
-def warnings(experiment, result, posterior, runs, predictive) -> list[str]:
-    """What a reader must know before using the numbers, in sentences."""
-    problem, found = experiment.problem, list(experiment.cautions)
-    observed = sum(int(stream.count) for _, stream in problem.observations.items() if stream.time is not None)
-    if observed < problem.space.size:
-        found.append(f"{observed} observed values constrain {problem.space.size} parameters: most of the posterior is the prior.")
-    if result.status not in (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS):
-        found.append(f"The solver has not reached the minimum ({result.status.sentence}): solve on from this point.")
-    span = str(result.details.get("span", ""))
-    if span and result.status in (Status.SUBSPACE, Status.OUT_OF_SPAN):
-        found.append(f"Of the ensemble: {span}.")
-    found += lonely_minimum(result)
-    lost = int(result.details.get("failed_runs", 0))
-    if lost:
-        found.append(f"{lost} of {result.counts['forward']} runs failed and were left out, or moved and run again: the result knows "
-                     "nothing of that part of the prior.")
-    beyond = int(result.details.get("left_out", 0))
-    if beyond:
-        found.append(f"{beyond} members failed, or ran to results beyond all measure, and have no part in the analysis.")
-    if posterior.chains > 1:
-        diagnosis = diagnose(posterior)
-        found += [] if diagnosis.passed else [f"Of the chains: {sentence}" for sentence in diagnosis.sentences]
-    if len(posterior.z) < FEW_MEMBERS:
-        found.append(f"The posterior has {len(posterior.z)} members: its quantiles are rough, and its intervals too narrow.")
-    # A model without derivatives cannot say whether its J is stationary, and to draws it does not matter; zero is then no finding.
-    gradient = np.asarray(evaluate(problem, result.z)[1]) if problem.differentiable and posterior.gaussian else np.zeros(problem.space.size)
-    shift = np.asarray(posterior.covariance) @ gradient
-    if 0.5 * gradient @ shift > 0.1:
-        far = np.max(np.abs(shift) / np.sqrt(np.diag(posterior.covariance)))
-        found.append(f"The end of the solver is not stationary: a Newton step would still move parameters by up to {far:.1f} posterior "
-                     f"standard deviations and lower J by {0.5 * gradient @ shift:.2g}. More starts may end at a lower J.")
-    excess = posterior.excess_cost() if posterior.gaussian else 0.0
-    sampler = "nuts" if problem.differentiable and problem.forward.traceable else "smc"
-    if excess > 2:
-        found.append(f"The posterior is not Gaussian: its draws raise J {excess:.0f} times as much as they should. Intervals of single "
-                     "parameters and the bands (propagated by the tangent-linear model) are approximate, and a draw is no credible "
-                     f'set of parameters; the posterior "{sampler}" samples it.')
-    low, high = (np.asarray(bound) for bound in problem.space.bounds())
-    values = np.asarray(problem.space.flatten(result.theta))
-    at = [f"{label} = {value:.4g} ({which})"
-          for label, value, lower, upper in zip(problem.space.labels, values, low, high, strict=True)
-          if (which := near_bound(value, lower, upper))]
-    if at:
-        found.append(f"The MAP lies within 1 % of the prior range from a bound for {', '.join(at)}: the data ask for more than "
-                     "the prior allows, or the model makes up for something that it lacks.")
-    for name, stream in problem.observations.items():
-        if stream.time is None:
-            continue
-        chi_square = float(stream.chi_square(runs["map"][name]))
-        if not experiment.estimate_model_error and abs(np.log(chi_square)) > np.log(1.3):
-            side = "smaller" if chi_square > 1 else "larger"
-            found.append(f"Chi-square of {name} is {chi_square:.2f}: its errors R are {side} than the residuals.")
-        memory = residual_memory(stream, runs["map"][name])
-        if stream.chain is None and memory > 1.5:
-            found.append(f"Residuals of {name} are correlated over about {memory:.0f} days, but R takes errors as independent: "
-                         "the posterior is too narrow, by a factor of up to "
-                         f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation; errors=\"marginal\" estimates it.")
-        failed = int(predictive[name].attrs.get("failed", 0))
-        if failed:
-            found.append(f"{failed} posterior runs of {name} failed and are not in its band.")
-    return found
-
-
-def lonely_minimum(result) -> list[str]:
-    """A sentence if, of several starts that went to the end, only one reached the lowest J."""
-    if "end_cost" not in result.details:
-        return []
-    ends = np.sort(result.details["end_cost"][result.details["end_status"] != Status.LEFT])
-    # Ends within one unit of J are as likely as each other, whether or not they are the same minimum.
-    if len(ends) < 2 or ends[1] < ends[0] + 1:
-        return []
-    return [f"Only one of the {len(ends)} starts that went to the end reached the lowest J (the next is {ends[1] - ends[0]:.3g} higher): "
-            "J has several minima, and another seed or more starts may find a lower one."]
-
-
-def residual_memory(stream: Stream, modelled) -> float:
-    """E-folding time of whitened residuals from their correlation between successive observed steps; 0 if none.
-
-    In days, or in steps where the stream has no times.
-    """
-    residual, mask, time = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask), stream.time
-    pairs = mask[:, 1:] & mask[:, :-1]
-    if pairs.sum() < 30:
-        return 0.0
-    days = 1.0 if time is None else np.median((time[:, 1:] - time[:, :-1])[pairs] / np.timedelta64(1, "D"))
-    correlation = np.corrcoef(residual[:, :-1][pairs], residual[:, 1:][pairs])[0, 1]
-    return float(-days / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
-
-
-def memory_inflation(memory: float) -> float:
-    """Factor on the variance of a mean when errors of e-folding time `memory` steps are taken as independent."""
-    correlation = np.exp(-1 / memory)
-    return (1 + correlation) / (1 - correlation)
 
 
 def _attributes(experiment, result, posterior, about, found) -> dict[str, object]:

@@ -137,14 +137,16 @@ class Problem(eqx.Module):
         `parts`: stream -> parts of its `ModelError`, of "constant", "proportional", "days" (its memory) and "seasonal"; a list of
         streams frees the constant. The parameters are called `<stream>_model_error` [units of the stream], `<stream>_proportional_error`
         [1], `<stream>_error_days` [d], `<stream>_error_cosine` and `_sine` [1]. Their priors are log-normal about the present values
-        by a factor of e, normal with 0.5 for the season; `priors` replaces them by name. A memory that is not there starts at three
-        days, a share at 0.1. One number serves all sites, or `by_site` one for each.
+        by a factor of e, normal with 0.5 for the season; `priors` replaces them by name. A constant that is zero starts at half the median
+        measurement error of its stream, a memory that is not there at three days, a share at 0.1 of the modelled values: those of the
+        level of the error, or of a run at the default parameters. One number serves all sites, or `by_site` one for each.
 
         J gets the term `log_determinant`, 1/2 log det R relative to its present value, and is no sum of squares any more: take
         `LBFGS`, a sampler, or `laplace(curvature="hessian")`.
-        Raises KeyError for unknown streams; ValueError for unknown parts, and for a constant error that starts at zero.
+        Raises KeyError for unknown streams; ValueError for unknown parts, and for a season or memory of a stream without times.
         """
-        space, observations, errors = error_parameters.free(self.space, self.observations, parts, priors, by_site)
+        space, observations, errors = error_parameters.free(
+            self.space, self.observations, parts, priors, by_site, lambda: self.predict(self.space.default_z))
         if self.errors is not None:
             errors = ErrorParameters(self.errors.entries + errors.entries)
         return dataclasses.replace(self, space=space, observations=observations, errors=errors)

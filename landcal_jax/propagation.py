@@ -156,7 +156,7 @@ def to_dataset(problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLik
 
 def _errors(problem: Problem, Z: Array, ran: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Standard deviations of model and measurement errors by stream: (site, n_obs), or (draw, site, n_obs) where draws differ in them."""
-    grows = any(np.any(stream.model_error.proportional) for _, stream in problem.observations.items())
+    grows = any(not stream.model_error.complete for _, stream in problem.observations.items())
     if grows or problem.errors is not None:
         return {name: tuple(np.asarray(part) for part in parts) for name, parts in _errors_of_draws(problem, Z, dict(ran)).items()}
     return {name: (np.asarray(stream.model_error_deviation), np.asarray(stream.sigma)) for name, stream in problem.observations.items()}
@@ -172,9 +172,8 @@ def _errors_of_draws(problem: Problem, Z: Array, ran: dict[str, Array]) -> dict[
 
 def _errors_of(stream: Stream, modelled: Array) -> tuple[Array, Array]:
     """Standard deviations (site, n_obs) of model and measurement error, beside what is modelled."""
-    # A model error that grows with the observed value has to go by the modelled one where nothing was observed.
-    values = jnp.where(stream.mask, stream.values, jnp.asarray(modelled))
-    return eqx.tree_at(lambda stream: stream.values, stream, values).model_error_deviation, stream.sigma
+    # Observations of another place or time may have no run yet with which their error would grow.
+    return stream.with_model_error(stream.model_error.completed(modelled)).model_error_deviation, stream.sigma
 
 
 def _by_tangents(problem: Problem, centre: Array, covariance: Covariance):

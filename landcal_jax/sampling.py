@@ -5,8 +5,9 @@
 
 Warm-up is by an ensemble of many chains (`ENSEMBLE`), because sixteen of them in one compiled run cost four times as much as one: they
 start from over-dispersed draws of the Laplace approximation, move by Hamiltonian trajectories, and their pooled covariance and
-acceptance give the coordinates and the step size. It ends when the chains of the ensemble agree. Chains of the sampler then go on
-from members of the ensemble, in fixed coordinates, with the step size settled on a few of their own draws.
+acceptance give the coordinates. It ends when the chains of the ensemble agree, or agree no better than they did ten rounds before.
+The step size then settles on a few No-U-Turn draws of every member, because a few chains see one region only and settle on a step that
+is too long for the others. Chains of the sampler go on from members of the ensemble, in these coordinates and with this step.
 """
 
 import math
@@ -20,6 +21,7 @@ from jax import Array
 
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
+from landcal_jax.covariance import Covariance
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, extra_of, no_u_turn, straightened, trajectories
@@ -42,15 +44,17 @@ DISPERSION = 1.5
 """Standard deviation of the starts over that of the Laplace approximation."""
 BEND = 0.15
 """Of z = x + bend x^5: x is linear in Phi(z) to a tenth up to |z| = 1.3."""
-AGREED = 1.05
+AGREED = 1.1
 """R-hat of the ensemble below which warm-up ends: the chains of it then are worth some 10 draws each."""
-MOST_ROUNDS = 128
+STILL, GAIN = 10, 0.02
+"""Warm-up ends too where the least R-hat of the last so many rounds is not below that of the rounds before by this share."""
+MOST_ROUNDS = 40
 LEAST_ROUNDS = 6
 MOST_PULLS = 25
 CHUNK = 25
-"""Draws between two looks at the clock; the step size settles over `SETTLING` shorter chunks."""
-SETTLING = 8
-SETTLING_DRAWS = 8
+"""Draws between two looks at the clock."""
+SETTLING, SETTLING_DRAWS = 10, 3
+"""Chunks over which the step size settles, and draws of each member in one of them."""
 
 
 def nuts(
@@ -61,7 +65,7 @@ def nuts(
     draws: int = 1000,
     warmup: int | None = None,
     key: Array | int = 0,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     max_tree_depth: int = 10,
     progress: bool = True,
     checkpoint: str | Path | None = None,
@@ -72,48 +76,51 @@ def nuts(
     """Draws from the posterior by the No-U-Turn sampler (numpyro's trees): `chains` chains of `draws` draws each.
 
     `result`: a minimum of J, a Result or z (n,). `posterior`: a Gaussian to start from, `laplace(problem, result)` without it (by the
-    full Hessian where errors are parameters). `warmup`: rounds of the ensemble before (ten orbits each); until it
-    agrees without it. `target_accept`: mean acceptance that the step size aims at; nearer to 1 is slower and safer. A problem that is
-    spread over devices has its chains divided among them. `periods`: parameters that have the same effect a period later, by name,
-    those that the model knows without it; draws are then of all such copies, see `turns`. `checkpoint`: a file that keeps everything,
-    written at most every `checkpoint_seconds`; a call that finds it goes on from it and ends with the same bits.
+    full Hessian where errors are parameters). `warmup`: rounds of the ensemble before (ten orbits each); without it until it agrees, or
+    no longer comes nearer to that. `target_accept`: mean acceptance that the step size aims at; nearer to 1 is slower and safer. A
+    problem that is spread over devices has its chains divided among them. `periods`: parameters that have the same effect a period
+    later, by name, those that the model knows without it; draws are then of all such copies, see `turns`. `checkpoint`: a file that
+    keeps everything, written at most every `checkpoint_seconds`; a call that finds it goes on from it and ends with the same bits.
 
     Returns a `Posterior` whose details are, by draw, `log_density`, `steps` (leapfrog), `tree_depth`, `acceptance`, `diverging`; and
-    `forward` and `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`,
-    `seconds_compile`, `seconds_warmup`, `seconds_run` and a `note`; with periodic parameters `z_one_turn` (draw, n), the draws before each
-    was given a turn. `diagnose` says whether they can be trusted.
+    `forward`, `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`, the `seconds_`
+    of `compile`, `warmup` and `run`, a `note` and, where the warm-up did not agree, a `warning`; with periodic parameters `z_one_turn`
+    (draw, n), the draws before each was given a turn. `diagnose` says whether they can be trusted.
 
-    Raises TypeError for a model without a gradient that JAX compiles; ValueError where J is not finite at `result`, or for a
-    checkpoint of another run.
+    Raises TypeError for a model without a gradient that JAX compiles; ValueError where J is not finite at `result`, for a singular
+    covariance of `posterior`, or for a checkpoint of another run.
     """
-    problem.require_gradient("nuts")
-    if not problem.forward.traceable:
-        raise TypeError(complain("a model that JAX compiles for nuts", problem.forward.description,
-                                 "smc(problem, moves=\"random walk\"), by runs alone, or an emulator: problem.with_forward(emulator)"))
-    if chains < 1 or draws < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1):
-        raise ValueError(complain("at least one chain, one draw and one round of warm-up, and a target_accept between 0 and 1",
-                                  f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
+    _check(problem, chains, draws, warmup, target_accept)
     if posterior is None:
         posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
     if periods is None:
         periods = problem.forward.model.periods if isinstance(problem.forward, SiteForward) else {}
-    turns = turns_of(problem.space, periods)
-    key = key_of(key)
-    centre, covariance = np.asarray(posterior.centre), np.asarray(posterior.covariance)
-    belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
-        problem, ("nuts", chains, draws, warmup, target_accept, max_tree_depth), centre, covariance, turns, key)
-    run = _Run(problem, turns, (chains, draws, warmup, target_accept, max_tree_depth), key, checkpoint, belongs_to, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks) as show:
+    turns, key = turns_of(problem.space, periods), key_of(key)
+    centre, root = np.asarray(posterior.centre), cholesky_of(posterior.covariance)
+    options = chains, draws, warmup, target_accept, max_tree_depth
+    belongs_to = "" if checkpoint is None else checkpoints.fingerprint(problem, ("nuts", *options), centre, root, turns, key)
+    run = _Run(problem, turns, options, key, checkpoint, belongs_to, checkpoint_seconds)
+    with progress_line.display(progress and problem.speaks, "sampling", "draw", "") as show:
         try:
-            run.begin(centre, covariance)
+            run.begin(centre, root)
             while not run.finished:
                 run.advance()
-                show(run.done, None, run.shown())
+                show(min(len(run.state["energy"]), draws), draws, run.shown())
         except KeyboardInterrupt:
             run.save()
             raise
     run.save()
     return run.posterior()
+
+
+def _check(problem: Problem, chains: int, draws: int, warmup: int | None, target_accept: float) -> None:
+    """Complain of a model without a gradient that JAX compiles, and of numbers that make no run."""
+    if not problem.differentiable or not problem.forward.traceable:
+        raise TypeError(complain("a model with a gradient that JAX compiles, for nuts", problem.forward.description,
+                                 "smc(problem, moves=\"random walk\"), by runs alone, or an emulator: problem.with_forward(emulator)"))
+    if chains < 1 or draws < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1):
+        raise ValueError(complain("at least one chain, one draw and one round of warm-up, and a target_accept between 0 and 1",
+                                  f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
 
 
 class _Run:
@@ -129,16 +136,16 @@ class _Run:
         self.file, self.clock = None if file is None else Path(file), Clock()
         self.state, self.spent, self.saved_at, self.saved = {}, {}, 0.0, None
 
-    def begin(self, centre: np.ndarray, covariance: np.ndarray) -> None:
-        """Starts of the ensemble, or what the file has."""
-        n, members, root = centre.size, max(ENSEMBLE, self.chains), np.linalg.cholesky(covariance)
+    def begin(self, centre: np.ndarray, root: np.ndarray) -> None:
+        """Starts of the ensemble about the centre (n,), covariance root root', or what the file has."""
+        n, members = centre.size, max(ENSEMBLE, self.chains)
         bend = bends(self.problem)
         x = np.asarray(straightened(jnp.asarray(centre), jnp.asarray(bend)))
         slope = 1 + 5 * bend * np.clip(x, -STRAIGHT, STRAIGHT) ** 4
         self.state = {
             "z": np.zeros((members, n)), "centre": x, "root": root / slope[:, None], "bend": bend, "step": 0.5 * n**-0.25,
             "forward": 0, "gradient": 0, "gradient_warmup": 0, "seconds_warmup": 0.0, "done": 0, "rounds": 0, "settled": 0, "warm": False,
-            "rhat": np.inf, "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
+            "rhat": np.zeros((0, 2)), "mean_acceptance": np.nan, "trail": np.zeros((members, 0, n)), "u": np.zeros((0, self.chains, n)),
             "energy": np.zeros((0, self.chains)), "steps": np.zeros((0, self.chains), int), "acceptance": np.zeros((0, self.chains)),
             "diverging": np.zeros((0, self.chains), bool)}
         found = None if self.file is None else checkpoints.load(self.file, self.belongs_to, shared=self.problem.shared)
@@ -181,14 +188,12 @@ class _Run:
         if _is_look(rounds) or rounds == self.rounds:
             fitted = pooled(trail.reshape(-1, trail.shape[2]), self._coordinates())
             agreement = rhat(np.asarray(fitted.u(jnp.asarray(trail))))
-            state |= {"rhat": float(np.max(agreement)), "centre": np.asarray(fitted.centre), "root": np.asarray(fitted.root)}
-        enough = rounds >= MOST_ROUNDS if self.rounds is None else rounds >= self.rounds
-        if enough or (self.rounds is None and rounds >= LEAST_ROUNDS and _is_look(rounds) and state["rhat"] < AGREED):
-            chosen = jax.random.choice(jax.random.fold_in(key, 1), len(visited), (self.chains,), replace=False)
-            state |= {"warm": True, "z": np.asarray(self._coordinates().u(state["z"][np.asarray(chosen)]))}
+            state |= {"rhat": np.vstack([state["rhat"], (rounds, np.max(agreement))]), "centre": np.asarray(fitted.centre), "root": np.asarray(fitted.root)}
+        if rounds == self.rounds or (self.rounds is None and _is_look(rounds) and ended(state["rhat"])):
+            state |= {"warm": True, "z": np.asarray(self._coordinates().u(jnp.asarray(state["z"])))}
 
     def _sample(self, key: Array) -> None:
-        """One chunk of draws of the chains; while the step size settles they only move."""
+        """One chunk of draws of the chains; before, while the step size settles, of the whole ensemble."""
         state, settling = self.state, int(self.state["settled"]) < SETTLING
         size = SETTLING_DRAWS if settling else CHUNK
         found = jax.tree.map(np.asarray, no_u_turn(
@@ -199,6 +204,9 @@ class _Run:
             gain = 2.0 / (1 + number)
             state |= {"settled": number, "step": float(state["step"]) * math.exp(gain * (float(found.acceptance.mean()) - self.target)),
                       "gradient_warmup": state["gradient"], "seconds_warmup": self.seconds()["run"]}
+            if number == SETTLING:
+                chosen = jax.random.choice(jax.random.fold_in(key, 1), len(state["z"]), (self.chains,), replace=False)
+                state["z"] = state["z"][np.asarray(chosen)]
             return
         state |= {"u": np.concatenate([state["u"], found.u]), "energy": np.concatenate([state["energy"], found.energy]),
                   "steps": np.concatenate([state["steps"], found.steps]),
@@ -210,10 +218,9 @@ class _Run:
 
     def shown(self) -> dict[str, float]:
         """What is shown on the way."""
-        state = self.state
-        warm_up = {"round of warm-up": state["rounds"], "R-hat": state["rhat"]}
-        where = {"draws of each chain": len(state["energy"])} if state["warm"] else warm_up
-        return where | {"acceptance": float(state["mean_acceptance"]), "step": float(state["step"])}
+        state, agreement = self.state, self.state["rhat"]
+        where = {"round of warm-up": state["rounds"], "R-hat": agreement[-1, 1] if len(agreement) else math.nan}
+        return ({} if state["warm"] else where) | {"acceptance": float(state["mean_acceptance"]), "step size": float(state["step"])}
 
     @property
     def done(self) -> int:
@@ -248,11 +255,12 @@ class _Run:
         details = {
             "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "steps": by_chain("steps"),
             "tree_depth": depth_of(by_chain("steps")), "acceptance": by_chain("acceptance"), "diverging": by_chain("diverging"),
-            "max_tree_depth": self.depth, "step": float(state["step"]), "rounds": int(state["rounds"]), "warmup_rhat": float(state["rhat"]),
+            "max_tree_depth": self.depth, "step": float(state["step"]), "rounds": int(state["rounds"]),
+            "warmup_rhat": state["rhat"][-1, 1] if len(state["rhat"]) else np.nan,
             "forward": int(state["forward"]), "gradient": int(state["gradient"]), "gradient_warmup": int(state["gradient_warmup"]),
             "seconds_compile": seconds["compile"], "seconds_warmup": float(state["seconds_warmup"]),
             "seconds_run": seconds["run"] - float(state["seconds_warmup"]),
-            "note": _note(int(state["rounds"]), float(state["rhat"]), self.rounds)}
+            **_notes(int(state["rounds"]), state["rhat"], self.rounds)}
         if self.turns.number:
             details["z_one_turn"] = found
         return Posterior(problem, jnp.asarray(z), jnp.asarray(z[np.argmin(cost)]), jnp.asarray(np.cov(z.T).reshape(n, n)),
@@ -282,6 +290,17 @@ def starts(problem: Problem, centre: np.ndarray, root: np.ndarray, members: int,
         scale[wild] *= 0.8
     # What is left lies within a hundredth of a standard deviation of the centre.
     return z, runs
+
+
+def cholesky_of(covariance: Covariance) -> np.ndarray:
+    """root (n, n) with root root' = covariance; ValueError where that is singular: chains would never leave the plane."""
+    covariance = np.asarray(covariance)
+    values = np.linalg.eigvalsh(covariance) if np.isfinite(covariance).all() else np.full(len(covariance), np.nan)
+    if not values[0] > len(values) * np.finfo(float).eps * values[-1]:
+        raise ValueError(complain("a Gaussian with spread in every direction, for chains to start from",
+                                  f"a covariance whose eigenvalues are {values[0]:.3g} to {values[-1]:.3g}",
+                                  "laplace(problem, result), which is what they start from where no `posterior` is given"))
+    return np.linalg.cholesky(covariance)
 
 
 def bends(problem: Problem) -> np.ndarray:
@@ -318,9 +337,21 @@ def _is_look(rounds: int) -> bool:
     return rounds > 1 and rounds % max(1, 2 ** (int(math.log2(rounds)) - 2)) == 0
 
 
-def _note(rounds: int, found: float, wanted: int | None) -> str:
-    """What a reader has to know of the warm-up."""
-    if wanted is None and found >= AGREED:
-        return (f"the chains of the warm-up did not agree after {rounds} rounds (R-hat {found:.2f}): look for several modes, with "
-                "smc(problem)")
-    return f"warm-up of {rounds} rounds, R-hat of its ensemble {found:.2f}"
+def ended(agreement: np.ndarray) -> bool:
+    """Whether warm-up is over, by its rounds and R-hat of the ensemble after them, rows of `agreement` (look, 2)."""
+    rounds, found = agreement[-1]
+    late = agreement[:, 0] > rounds - STILL
+    still = not late.all() and agreement[late, 1].min() > (1 - GAIN) * agreement[~late, 1].min()
+    return rounds >= LEAST_ROUNDS and (found < AGREED or still or rounds >= MOST_ROUNDS)
+
+
+def _notes(rounds: int, agreement: np.ndarray, wanted: int | None) -> dict[str, str]:
+    """What a reader has to know of the warm-up: a `note`, and the same as a `warning` where its chains did not agree."""
+    if not len(agreement):
+        return {"note": f"warm-up of {rounds} rounds, too few to compare its chains"}
+    found = agreement[-1, 1]
+    if wanted is not None or found < AGREED:
+        return {"note": f"warm-up of {rounds} rounds, R-hat of its ensemble {found:.2f}"}
+    said = (f"The {ENSEMBLE} chains of the warm-up did not agree after {rounds} rounds (R-hat {found:.2f}, above {AGREED:g}): the posterior "
+            "may have several modes, of which the draws know those that their few chains sit in. Compare smc(problem).")
+    return {"note": said, "warning": said}

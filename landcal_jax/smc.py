@@ -93,14 +93,15 @@ def smc(
     takes a model with tangent-linear. `particles`: how many, which is the number of draws; 16 for each parameter and at least 512
     without it. `ess`: the effective sample size that decides the next power, as a share of the particles; nearer to 1 is slower and
     safer. `moves`: "hmc" where JAX has a gradient, else "random walk". `correlation`: the particles move until theirs with what they
-    were is below it, at most `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: how many of the
-    first particles may fail; a point whose run fails has no likelihood. `checkpoint`: a file that keeps the particles, written at most
+    were is below it, at most `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: its `limit` says how
+    many of the first particles may fail (its rule has no part: a point whose run fails has no likelihood, and none is moved). `checkpoint`: a file that keeps the particles, written at most
     every `checkpoint_seconds`; a run that finds it goes on from it and ends with the same bits.
 
     Returns a `Posterior` of equally weighted draws whose details are, beside `log_density` (draw,): `log_evidence`, the logarithm of
     the density of the observations with the parameters integrated out, and `log_evidence_error`, its standard error if the moves
     decorrelate; by power `power`, `ess`, `moves`, `acceptance`, `correlation`, `step`; `forward` and `gradient` (runs), `failed`
-    (runs that gave no J), `seconds_compile`, `seconds_warmup` (0: the way from the prior is the method), `seconds_run` and a `note`.
+    (runs that gave no J), `seconds_compile`, `seconds_warmup` (0: the way from the prior is the method), `seconds_run`, a `note` and, where
+    the particles did not move as they should, a `warning`.
 
     Raises ValueError for fewer than two particles a parameter or a checkpoint of another run, RuntimeError if too many draws of
     the prior fail, TypeError for "hmc" without a gradient that JAX compiles.
@@ -111,7 +112,7 @@ def smc(
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
         problem, ("smc", particles, ess, moves, correlation, most_moves, failed), reference, key)
     run = _Run(problem, reference, (particles, ess, moves, correlation, most_moves), key, checkpoint, belongs_to, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks) as show:
+    with progress_line.display(progress and problem.speaks, "sampling", "move", "") as show:
         try:
             run.begin(failed)
             while not run.finished:
@@ -158,7 +159,7 @@ class _Run:
             cost, misfit, slope = by_batches(cost_and_slope, self.problem, (Z,), self.reference)
             _require_finite(self.problem, Z, cost, failed)
         else:
-            ran = run_costs(self.problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
+            ran = _run_first(self.problem, Z, failed)
             misfit, slope = ran.cost + np.asarray(densities_of(self.reference, jnp.asarray(Z))), np.zeros((len(Z), 0))
         good = np.isfinite(misfit) & np.isfinite(slope).all(axis=1)
         at = np.arange(len(Z)) if good.all() else resampled(of_failed, good / good.sum())
@@ -213,7 +214,7 @@ class _Run:
     def shown(self) -> dict[str, float]:
         """What is shown of the particles."""
         J = np.asarray(self.costs())
-        return {"median": np.median(J), "lowest": J.min(), "likelihood to the power": float(self.state.power)}
+        return {"likelihood to the power": float(self.state.power), "median J": np.median(J), "lowest J": J.min()}
 
     def seconds(self) -> dict[str, float]:
         now = self.clock.seconds()
@@ -236,7 +237,7 @@ class _Run:
             "log_evidence_error": np.sqrt(np.sum(1 / history["ess"] - 1 / len(z))),
             **counts_of(problem, int(state.runs), int(state.gradients)), "failed": np.asarray(state.failed),
             "seconds_compile": np.asarray(seconds["compile"]), "seconds_warmup": np.asarray(0.0), "seconds_run": np.asarray(seconds["run"]),
-            "note": np.asarray(_note(history, self.enough))}
+            **_notes(history, self.enough)}
         return from_draws(problem, z, method=f"tempered SMC ({self.kind}, {len(z)} particles, {len(history['power'])} powers)",
                           centre=z[jnp.argmin(J)], details=details)
 
@@ -261,21 +262,29 @@ def _choices(problem, particles, ess, moves, correlation, most_moves):
     return particles, moves, most_moves
 
 
-def _note(history, enough: float) -> str:
-    """What a reader has to know of how it went."""
+def _notes(history, enough: float) -> dict[str, np.ndarray]:
+    """What a reader has to know of how it went: a `note`, and of that what is a `warning`."""
     stuck = history["correlation"] >= enough
-    notes = [f"{len(stuck)} powers from prior to posterior"]
+    notes, warned = [f"{len(stuck)} powers from prior to posterior"], []
     if stuck[-1]:
-        notes.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too "
-                     "few moves; weights of modes then rest on resampling alone: compare log_evidence of another key, or more particles")
+        warned.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too "
+                      "few moves; weights of modes then rest on resampling alone: compare log_evidence of another key, or more particles")
     elif stuck.mean() > 0.2:
         notes.append(f"at {stuck.sum()} powers on the way the particles were not decorrelated")
     if history["acceptance"][-1] < 0.1:
-        notes.append(f"acceptance of the last moves {history['acceptance'][-1]:.2f}")
-    return "; ".join(notes)
+        warned.append(f"acceptance of the last moves {history['acceptance'][-1]:.2f}: the particles are copies of few, too many parameters "
+                      "or too few particles for their covariance")
+    found = {"note": np.asarray("; ".join([*notes, *warned]))}
+    return found | ({"warning": np.asarray(". ".join(said[0].upper() + said[1:] for said in warned) + ".")} if warned else {})
 
 
 def _require_finite(problem, Z, cost, failed) -> None:
     """The complaint of `run_costs`, with the region where runs fail, for costs that came with their gradients."""
     if (~np.isfinite(cost)).mean() > (failed or FailedRuns()).limit:
-        run_costs(problem, Z, FailedRuns(limit=(failed or FailedRuns()).limit))
+        _run_first(problem, Z, failed)
+
+
+def _run_first(problem, Z, failed):
+    """J of the first particles: none of those that fail is moved, it would no longer be a draw of where they come from."""
+    limit = (failed or FailedRuns()).limit
+    return run_costs(problem, Z, FailedRuns(limit=limit), f"failed=FailedRuns(limit={0.5 * (1 + limit):.2g}) and more particles")

@@ -113,15 +113,21 @@ def coverage(
         missing = [index for index in range(twins) if index not in records]
         bar = stack.enter_context(_bar(progress, twins, len(records)))
         made = _in_processes(recipe, kept, missing, processes) if processes > 1 and missing else _one_by_one(recipe, kept, missing)
-        new = {}
-        for index, record in made:
-            new[index] = record
-            failed = [str(each["failure"]) for each in new.values() if "failure" in each]
-            bar(len(failed))
-            if not records and len(failed) == len(new) >= min(HOPELESS, twins):
-                raise RuntimeError(complain("a posterior of one of the first twins", f"{len(failed)} that failed; {failed[0]}",
-                                            "posterior_of(testing.twin(problem).problem, jax.random.key(0)) alone"))
-    return _dataset(recipe, [(records | new)[index] for index in range(twins)])
+        records |= _collected(made, bar, None if records else min(HOPELESS, twins))
+    return _dataset(recipe, [records[index] for index in range(twins)])
+
+
+def _collected(made: Iterator[tuple[int, Record]], bar: Callable[[int], None], hopeless: int | None) -> dict[int, Record]:
+    """All records that are made, by twin. Raises RuntimeError if the first `hopeless` ones have failed."""
+    new, failed = {}, []
+    for index, record in made:
+        new[index] = record
+        failed += [str(record["failure"])] if "failure" in record else []
+        bar(len(failed))
+        if hopeless is not None and len(failed) == len(new) >= hopeless:
+            raise RuntimeError(complain("a posterior of one of the first twins", f"{len(failed)} that failed; {failed[0]}",
+                                        "posterior_of(testing.twin(problem).problem, jax.random.key(0)) alone"))
+    return new
 
 
 def verdict(ds: xr.Dataset, *, p: float = 0.01) -> list[str]:

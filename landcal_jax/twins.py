@@ -26,11 +26,12 @@ def twin(problem: Problem, truth_z: ArrayLike | None = None, *, key: Array | int
     """Replace the observations of `problem` by those of a known truth.
 
     `truth_z` (n,) is drawn from the prior without it. `noise` adds errors drawn from R: measurement and model error,
-    correlated in time where the stream is. Gaps stay gaps.
+    correlated in time where the stream is. A model error in proportion to a level that is not given goes by the run of the truth, here
+    and in the problem that is returned: its R is the one that the errors are drawn from. Gaps stay gaps.
     Raises ValueError if the run of the truth is not finite where something was observed.
     """
-    of_truth, of_noise = jax.random.split(key_of(key))
-    z = problem.space.sample(of_truth, 1)[0] if truth_z is None else checked_vector(problem, truth_z, "truth_z")
+    of_z, of_noise = jax.random.split(key_of(key))
+    z = problem.space.sample(of_z, 1)[0] if truth_z is None else checked_vector(problem, truth_z, "truth_z")
     predicted, theta = problem.predict(z), problem.space.physical(z)
     streams = {}
     # Errors are those of the truth, where the truth has some.
@@ -40,8 +41,10 @@ def twin(problem: Problem, truth_z: ArrayLike | None = None, *, key: Array | int
             raise ValueError(complain(
                 f"a truth whose run gives finite {name}", f"{lost} values that are not finite",
                 "take another key or truth_z; landcal_jax.testing.check(problem) scans the prior for such runs"))
-        error = draw_errors(stream, jax.random.fold_in(of_noise, index)) if noise else 0.0
-        streams[name] = problem.observations[name].with_values(predicted[name] + error)
+        of_truth, given = (each.with_model_error(each.model_error.completed(predicted[name]))
+                           for each in (stream, problem.observations[name]))
+        error = draw_errors(of_truth, jax.random.fold_in(of_noise, index)) if noise else 0.0
+        streams[name] = given.with_values(predicted[name] + error)
     return Twin(problem.with_observations(problem.observations.with_streams(streams)), z, theta)
 
 

@@ -62,12 +62,12 @@ def pathfinder(
     `paths`: L-BFGS minimisations of at most `max_steps` iterations each. They begin at those of 8 draws of the prior a path that
     have the lowest J, or, where `result` (a Result, or z itself (n,)) is given, at draws of half the prior's spread around it. `draws`: how
     many are kept of four times as many that are run, by their smoothed weights, so that some are there more than once.
-    `failed`: how many draws of the prior may fail.
+    `failed`: the rule for draws of the prior that fail.
 
     `details` of the posterior: `log_density` and `path` (draw,), which path each draw is from; `elbo` (path,), the lower bound of the
     evidence by the Gaussian of each path, NaN for a path that gave none; `k_hat`, `k_limit` and `effective` of `Importance`, `distinct`,
     the number of different draws; `forward` and `gradient` (runs), `failed`, seconds, and a `note` that says
-    whether k-hat allows to use the draws. Where it does not they are good starts for chains, and nothing else.
+    whether k-hat allows to use the draws. Where it does not they are good starts for chains, and nothing else; there is a `warning` then.
 
     Raises TypeError for a forward map without derivatives that JAX compiles, ValueError for fewer than one path or 25 draws,
     RuntimeError if too many draws of the prior fail or no path gives a Gaussian.
@@ -76,16 +76,8 @@ def pathfinder(
     _check(problem, paths, draws, max_steps)
     clock, key = Clock(), key_of(key)
     of_start, of_paths, of_draws, of_choice = jax.random.split(key, 4)
-    starts, runs, failures = _starts(problem, result, paths, of_start, failed)
-    found, lowest, counts = [], math.inf, {"forward": runs, "gradient": 0}
-    with progress_line.display(progress and problem.speaks) as show:
-        for number, start in enumerate(starts):
-            Z, slopes, work = _path(problem, start, max_steps)
-            gaussian, tried = _best(problem, Z, slopes, jax.random.fold_in(of_paths, number), max_steps)
-            found.append(gaussian)
-            lowest = min(lowest, gaussian.cost)
-            counts = {name: counts[name] + work.get(name, 0) + (tried if name == "forward" else 0) for name in counts}
-            show(number + 1, paths, {"lowest": lowest})
+    starts, *tried = _starts(problem, result, paths, of_start, failed)
+    found, counts, failures = _along_paths(problem, starts, of_paths, (paths, max_steps), progress, tried)
     good = [gaussian for gaussian in found if math.isfinite(gaussian.elbo)]
     if not good:
         raise RuntimeError(complain("a path along which J and its gradient are finite", f"none of {paths}",
@@ -102,7 +94,7 @@ def pathfinder(
         "k_hat": importance.k_hat, "k_limit": importance.limit, "effective": importance.effective, "distinct": len(np.unique(places)),
         "forward": counts["forward"] + len(J), "gradient": counts["gradient"], "failed": failures + importance.failed,
         "seconds_compile": seconds["compile"], "seconds_warmup": 0.0, "seconds_run": seconds["run"],
-        "note": _note(importance, found, good)}
+        **_notes(importance, found, good)}
     best = min(good, key=lambda gaussian: gaussian.cost)
     return from_draws(problem, z[places], method=f"Pathfinder ({len(good)} of {paths} paths, k-hat {importance.k_hat:.2f})",
                       centre=best.lowest, details=details)
@@ -126,12 +118,14 @@ def _check(problem: Problem, paths: int, draws: int, max_steps: int) -> None:
         raise ValueError(complain("one path, 25 draws and one step, or more", f"{paths}, {draws}, {max_steps}", "pathfinder(problem)"))
 
 
-def _note(importance, found, good) -> str:
+def _notes(importance, found, good) -> dict[str, str]:
+    """A `note` on the weights, which is a `warning` too where k-hat does not allow to use the draws."""
     lost = f" {len(found) - len(good)} of {len(found)} paths gave no Gaussian." if len(good) < len(found) else ""
     if importance.passed:
-        return importance.sentence + lost
-    return (f"{importance.sentence} Of these draws {importance.effective:.1f} count: take them as starts of chains, not as a "
+        return {"note": importance.sentence + lost}
+    said = (f"{importance.sentence} Of these draws {importance.effective:.1f} count: take them as starts of chains, not as a "
             f"posterior.{lost}")
+    return {"note": said, "warning": said}
 
 
 def _starts(problem: Problem, result, paths: int, key: Array, failed):
@@ -141,9 +135,23 @@ def _starts(problem: Problem, result, paths: int, key: Array, failed):
         if z.shape != (problem.space.size,):
             raise ValueError(complain(f"a result z of shape ({problem.space.size},)", f"shape {z.shape}", "result.z"))
         return z + 0.5 * jax.random.normal(key, (paths, z.size)), 0, 0
-    ran = run_costs(problem, problem.space.sample(key, 8 * paths), FailedRuns(limit=(failed or FailedRuns()).limit))
+    ran = run_costs(problem, problem.space.sample(key, 8 * paths), failed)
     order = np.argsort(np.where(ran.finished, ran.cost, np.inf), kind="stable")
     return jnp.asarray(ran.z[order[: min(paths, int(ran.finished.sum()))]]), ran.runs, ran.failures
+
+
+def _along_paths(problem: Problem, starts: Array, key: Array, limits: tuple[int, int], progress: bool, tried: list[int]):
+    """The best Gaussian of each path, with the runs of each kind and those that failed, which have `tried` already."""
+    paths, max_steps = limits
+    found, (forward, failures), gradient = [], tried, 0
+    with progress_line.display(progress and problem.speaks, "sampling", "path", "") as show:
+        for number, start in enumerate(starts):
+            Z, slopes, work = _path(problem, start, max_steps)
+            gaussian, runs = _best(problem, Z, slopes, jax.random.fold_in(key, number), max_steps)
+            found.append(gaussian)
+            forward, gradient = forward + work["forward"] + runs, gradient + work["gradient"]
+            show(number + 1, paths, {"lowest J": min(gaussian.cost for gaussian in found)})
+    return found, {"forward": forward, "gradient": gradient}, failures
 
 
 def _path(problem: Problem, start: Array, max_steps: int):

@@ -1,5 +1,7 @@
 """What `diagnose` says of chains that agree, that disagree, that are short, that diverge and that are cut off."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +87,35 @@ def test_trees_that_are_cut_off_are_reported(problem):
 def test_one_chain_is_told_to_get_company(problem):
     found = diagnose(chains_of(problem, independent()[:1]))
     assert not found.passed and "run four" in found.sentences[0]
+
+
+@pytest.mark.parametrize("still", [slice(None), 2])
+def test_a_parameter_that_does_not_move_is_named_and_nothing_is_warned(problem, still):
+    z = independent()
+    z[still, :, 1] = 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diagnose(chains_of(problem, z))
+    assert not found.passed
+    where = "all chains" if still == slice(None) else "1 of 4 chains"
+    assert "did not move" in found.sentences[0] and f"pool had one value in {where}" in found.sentences[0]
+    assert np.isnan(found.table["rhat"].values[1]) and np.isfinite(found.table["rhat"].values[0])
+
+
+def test_four_chains_of_which_nothing_moves_are_not_called_one(problem):
+    found = diagnose(chains_of(problem, np.zeros((CHAINS, DRAWS, 2))))
+    assert not found.passed and "rate, pool had one value" in found.sentences[0]
+    assert not any("One chain" in sentence for sentence in found.sentences)
+
+
+def test_particles_and_draws_by_weights_are_no_chain(problem):
+    draws, weights = independent().reshape(-1, 2), np.linspace(1, 2, CHAINS * DRAWS)
+    particles = from_draws(problem, draws, method="particles", details={
+        "log_density": np.zeros(len(draws)), "log_evidence": 0.0, "note": "9 powers"})
+    weighted = from_draws(problem, draws, method="weighted", weights=weights, details={"log_density": np.zeros(len(draws))})
+    for posterior, said in ((particles, "9 powers"), (weighted, "resampled by their weights")):
+        with pytest.raises(ValueError, match=f'no order(.|\n)*details(.|\n)*{said}'):
+            diagnose(posterior)
 
 
 def test_a_gaussian_has_no_chains(problem):

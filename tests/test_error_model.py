@@ -21,6 +21,11 @@ TIME = np.datetime64("2001-03-01") + np.arange(N)
 FULL = {"proportional": 0.2, "seasonal": (0.3, -0.2), "correlation_days": 6.0}
 
 
+def in_proportion(values, constant, options):
+    """All parts of an error, about a level that has nothing to do with what was observed."""
+    return ModelError(constant, **options).at(1.0 + np.cos(np.arange(values.size)).reshape(values.shape))
+
+
 def gappy(n=N, sites=2, seed=0):
     rng = np.random.default_rng(seed)
     values = 2.0 * rng.normal(size=(sites, n))
@@ -42,7 +47,7 @@ def dense(stream, modelled, site, days):
 @pytest.mark.parametrize("days", [0.2, 6.0, 400.0])
 def test_the_whitening_is_that_of_the_dense_matrix(days):
     values, sigma, modelled = gappy()
-    stream = Stream(values, sigma, time=TIME, model_error=ModelError([0.8, 0.3], **FULL | {"correlation_days": days}))
+    stream = Stream(values, sigma, time=TIME, model_error=in_proportion(values, [0.8, 0.3], FULL | {"correlation_days": days}))
     white = stream.whitened(modelled)
     for site in (0, 1):
         square, log_determinant, number = dense(stream, modelled, site, days)
@@ -54,7 +59,7 @@ def test_the_whitening_is_that_of_the_dense_matrix(days):
 
 def test_a_record_of_2000_days_equals_the_dense_likelihood_to_1e_10():
     values, sigma, modelled = gappy(2000, 1)
-    stream = Stream(values, sigma, time=np.datetime64("2001-01-01") + np.arange(2000), model_error=ModelError(0.8, **FULL))
+    stream = Stream(values, sigma, time=np.datetime64("2001-01-01") + np.arange(2000), model_error=in_proportion(values, 0.8, FULL))
     square, log_determinant, _ = dense(stream, modelled, 0, 6.0)
     likelihood = -0.5 * (square + log_determinant + int(stream.count) * np.log(2 * np.pi))
     ours = stream.log_normalisation - 0.5 * jnp.sum(stream.whitened(modelled) ** 2)
@@ -73,12 +78,46 @@ def test_the_memory_of_the_whole_error_is_that_of_a_model_error_without_measurem
 def test_the_error_grows_with_its_level_and_with_the_season():
     error = ModelError(0.5, proportional=0.1, seasonal=(0.4, 0.0)).at([[2.0, -3.0]]).for_sites(1, 2)
     new_year, mid_year = 0.0, 0.5 * 365.25 * 1440
-    s = error.deviation(jnp.full((1, 2), 99.0), jnp.array([[new_year, mid_year]]))
+    s = error.deviation((1, 2), jnp.array([[new_year, mid_year]]))
     np.testing.assert_allclose(s, [[0.7 * np.exp(0.4), 0.8 * np.exp(-0.4)]], rtol=1e-12)
-    observed = ModelError(0.5, proportional=0.1).for_sites(1, 2).deviation(jnp.array([[2.0, -3.0]]), None)
-    np.testing.assert_allclose(observed, [[0.7, 0.8]], rtol=1e-12)
     stream = Stream([[1.0, np.nan]], 0.2, time=TIME[:2]).with_model_error(ModelError(0.5, proportional=0.1).at([[2.0, np.nan]]))
     assert np.isfinite(stream.whitened(jnp.zeros((1, 2)))).all() and np.isfinite(stream.log_determinant).all()
+
+
+def flux(error, number=200):
+    """A constant that is observed `number` times."""
+    return Problem(ParameterSpace({"a": Parameter.normal(5.0, 2.0)}),
+                   FunctionForward(lambda theta: {"y": theta["a"] * jnp.ones((1, number))}),
+                   Observations({"y": Stream(np.zeros(number), 0.01, model_error=error)}))
+
+
+def test_an_error_in_proportion_wants_a_level_before_anything_is_compared():
+    """A stream can be built before there is a run, but no J comes of it: not in jit, not by a solver, and printing it says so."""
+    problem = flux(ModelError(0.1, proportional=0.3))
+    stream = problem.observations["y"]
+    assert "30 % of the modelled value, which is not given yet" in str(problem)
+    for asked in (lambda: problem.cost(jnp.zeros(1)), lambda: eqx.filter_jit(problem.cost)(jnp.zeros(1)), lambda: stream.log_determinant,
+                  lambda: solve(problem, LevenbergMarquardt(), progress=False), lambda: costs(problem, jnp.zeros((2, 1)))):
+        with pytest.raises(ValueError, match="(?s)the level that.*estimate_errors"):
+            asked()
+    with_level = stream.with_model_error(stream.model_error.at(problem.predict(jnp.zeros(1))["y"]))
+    np.testing.assert_allclose(with_level.model_error_deviation, 0.1 + 0.3 * 5.0, rtol=1e-12)
+    assert ModelError(0.1, proportional=0.0).complete and not stream.model_error.plain
+
+
+def test_the_errors_of_a_twin_are_those_of_its_r():
+    """Not larger where the observed value happens to be large, so that the fit is not dragged to the small ones."""
+    problem = flux(ModelError(0.1, proportional=0.3))
+    found = []
+    for key in range(20):
+        made = testing.twin(problem, [0.0], key=key).problem
+        np.testing.assert_allclose(made.observations["y"].model_error_deviation, 1.6, rtol=1e-12)
+        found.append(float(solve(made, LevenbergMarquardt(), progress=False).theta["a"]))
+    # Each has a standard deviation of 1.6 / sqrt(200) = 0.113; the mean of twenty 0.025.
+    assert np.mean(found) == pytest.approx(5.0, abs=0.1) and np.std(found) == pytest.approx(0.113, rel=0.5)
+    given = problem.with_observations(problem.observations.with_streams({
+        "y": problem.observations["y"].with_model_error(ModelError(0.1, proportional=0.3).at(np.full((1, 200), 2.0)))}))
+    np.testing.assert_allclose(testing.twin(given, [0.0]).problem.observations["y"].model_error_deviation, 0.7, rtol=1e-12)
 
 
 def test_draws_have_the_covariance_of_r():
@@ -95,7 +134,9 @@ def test_draws_have_the_covariance_of_r():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: ModelError(-1.0), "`model_error`"), (lambda: ModelError(1.0, proportional=-0.1), "`proportional`"),
-    (lambda: ModelError(1.0, correlation_days=0.0), "e-folding time above zero"), (lambda: ModelError(1.0, seasonal=0.3), "two numbers"),
+    (lambda: ModelError(1.0, correlation_days=0.0), "e-folding time above zero"),
+    (lambda: ModelError(1.0, seasonal=0.3), "two finite numbers"), (lambda: ModelError(1.0, seasonal=(np.nan, 0.0)), "two finite numbers"),
+    (lambda: Stream([1.0], 1.0).with_model_error(ModelError(1.0, seasonal=(0.1, 0.0))), "pass time="),
     (lambda: Stream([1.0], 1.0, model_error=ModelError(1.0, correlation_days=3.0)), "pass time="),
     (lambda: Stream([1.0], 1.0, model_error=ModelError(1.0, seasonal=(0.1, 0.0))), "pass time="),
     (lambda: Stream([1.0, 2.0], 1.0, model_error=[1.0, 2.0]), "one for each site"),
@@ -171,5 +212,29 @@ def test_more_errors_can_be_freed_one_after_the_other_and_other_observations_fol
 def test_unknown_parts_are_refused(problem, parts, message):
     with pytest.raises(ValueError, match=message):
         problem.with_error_parameters(parts)
-    with pytest.raises(ValueError, match="above zero, to start from"):
-        problem.with_observations(Observations({"y": problem.observations["y"].with_model_error(0.0)})).with_error_parameters(["y"])
+
+
+def test_an_error_of_zero_starts_at_half_the_measurement_error(problem):
+    none = problem.with_observations(Observations({"y": problem.observations["y"].with_model_error(0.0)})).with_error_parameters(["y"])
+    assert float(none.theta(jnp.zeros(3))["y_model_error"]) == pytest.approx(0.15)
+    assert float(none.observations["y"].model_error.constant[0]) == pytest.approx(0.15)
+
+
+def test_a_share_goes_by_the_default_run_and_keeps_a_level_that_is_there():
+    problem = flux(ModelError(0.2), 10)
+    free = problem.with_error_parameters({"y": ["proportional"]})
+    np.testing.assert_allclose(free.observations["y"].model_error_deviation, 0.2 + 0.1 * 5.0, rtol=1e-12)
+    other = free.with_observations(problem.observations)
+    assert float(other.cost(jnp.array([0.1, 0.3]))) == pytest.approx(float(free.cost(jnp.array([0.1, 0.3]))), rel=1e-12)
+    levelled = problem.observations["y"].with_model_error(ModelError(0.2, proportional=0.3).at(np.full((1, 10), 2.0)))
+    kept = problem.with_observations(Observations({"y": levelled})).with_error_parameters({"y": ["proportional"]})
+    np.testing.assert_allclose(kept.observations["y"].model_error_deviation, 0.8, rtol=1e-12)
+    broken = Problem(problem.space, FunctionForward(lambda theta: {"y": theta["a"] * jnp.full((1, 10), jnp.nan)}), problem.observations)
+    with pytest.raises(ValueError, match="10 values that are not finite"):
+        broken.with_error_parameters({"y": ["proportional"]})
+
+
+@pytest.mark.parametrize("part", ["seasonal", "days"])
+def test_a_season_or_memory_of_a_stream_without_times_is_refused(part):
+    with pytest.raises(ValueError, match=f"an error with {part}"):
+        flux(ModelError(0.2), 10).with_error_parameters({"y": ["constant", part]})

@@ -17,7 +17,7 @@ PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_co
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("report", "structure", "output", "calibration", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
+    ("report", "structure", "output", "caveats", "calibration", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
     ("smc", "variational", "particles", "microcanonical"),
     ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace",
      "propagation", "importance", "covariance", "comparison", "comparison_scores"),

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_gradient_solvers import toy
-from test_smc import PROBLEM, external, model
+from test_smc import PROBLEM, external, free_errors, model
 
 from landcal_jax.diagnostics import diagnose
-from landcal_jax.microcanonical import mclmc
+from landcal_jax.microcanonical import _notes, mclmc
 from landcal_jax.parameters import Parameter
 
 MODE = jnp.array([0.7, 0.5])
@@ -41,6 +41,19 @@ def test_details_count_and_tell(posterior):
 def test_the_same_key_gives_the_same_draws(posterior):
     again = mclmc(PROBLEM, MODE, draws=500, key=0, progress=False)
     np.testing.assert_array_equal(again.z, posterior.z)
+
+
+def test_free_errors_are_sampled():
+    found = mclmc(free_errors(), jnp.array([0.7, 0.5, 0.0]), chains=2, draws=200, key=0, progress=False)
+    a, b, _ = found.matrix().T
+    assert found.z.shape == (400, 3) and (a > 0).all()
+    np.testing.assert_allclose([np.median(a), np.median(b)], [1.0, 0.5], rtol=0.1)
+
+
+def test_a_large_bias_is_a_warning():
+    assert "warning" not in _notes(5e-4, 0, 10)
+    found = _notes(5e-3, 3, 10)
+    assert found["warning"].startswith("The energy varies 10 times") and "3 steps left" in found["note"]
 
 
 def test_what_cannot_be_sampled_is_refused():

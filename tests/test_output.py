@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from landcal_jax import output, report
+from landcal_jax import caveats, output, report
 from landcal_jax.calibration import Calibration, calibrate
 from landcal_jax.experiment import Experiment
 from landcal_jax.forward import FunctionForward
@@ -67,7 +67,7 @@ def warned(made, posterior=laplace, **options):
     """The sentences of warning of a calibration."""
     result = solve(made.problem, LevenbergMarquardt(**options), progress=False)
     found = posterior(made.problem, result)
-    return output.warnings(made, result, found, {"map": made.problem.predict(result.z)}, found.predictive())
+    return caveats.caveats(made, result, found, {"map": made.problem.predict(result.z)}, found.predictive())
 
 
 @pytest.fixture(scope="module")
@@ -329,12 +329,28 @@ def test_no_warning_of_chi_square_where_the_model_error_is_estimated():
 def test_warns_of_errors_with_a_memory():
     values = np.asarray(fluxes(TRUTH)["nee"][0]) + autoregression(0.8, DAYS)
     made = experiment(nee=stream("nee", 0.0, values=values, sigma=1.0))
-    (sentence,) = warned(made)
+    (sentence,) = [sentence for sentence in warned(made) if sentence.startswith("Residuals")]
     said = re.match(r"Residuals of nee are correlated over about (\d+) days, .* factor of up to ([\d.]+) in", sentence)
     assert int(said[1]) in (3, 4, 5)  # -1 / log 0.8 = 4.5 steps, less what the parameters fitted
     assert float(said[2]) == pytest.approx(3.0, rel=0.15)
     known = experiment(nee=stream("nee", 0.0, values=values, sigma=1.0, correlation=ExponentialCorrelation(4.5)))
-    assert warned(known) == []
+    assert not any(sentence.startswith("Residuals") for sentence in warned(known))
+
+
+def test_warns_of_a_posterior_that_is_not_quite_gaussian():
+    values = np.asarray(fluxes(TRUTH)["nee"][0]) + autoregression(0.8, DAYS)
+    said = [sentence for sentence in warned(experiment(nee=stream("nee", 0.0, values=values, sigma=1.0))) if "k-hat" in sentence]
+    assert len(said) == 1 and said[0].startswith("The posterior is not quite Gaussian") and "nuts(problem" in said[0]
+    assert not any("k-hat" in sentence for sentence in warned(experiment(nee=stream("nee", 0.5))))
+
+
+def test_shows_what_a_sampler_warns_of():
+    made = experiment(nee=stream("nee", 0.5))
+
+    def sampled(problem, result):
+        return Posterior(problem, laplace(problem, result).z, result.z, jnp.eye(result.z.size), "by hand", details={"warning": "It stuck."})
+
+    assert "Of the posterior: It stuck." in warned(made, sampled)
 
 
 def test_warns_of_runs_that_fail():
@@ -368,24 +384,24 @@ def autoregression(rho, number, seed=0):
 def test_memory_of_a_known_autoregression(rho, share):
     number = 40_000
     values = np.where(np.random.default_rng(1).random(number) < share, autoregression(rho, number), np.nan)
-    memory = output.residual_memory(Stream(values, 1.0), np.zeros((1, number)))
+    memory = caveats.residual_memory(Stream(values, 1.0), np.zeros((1, number)))
     assert memory == pytest.approx(-1 / np.log(rho), rel=0.1)
     # Variance of the mean of an autoregression over that of independent values.
-    assert output.memory_inflation(-1 / np.log(rho)) == pytest.approx((1 + rho) / (1 - rho))
+    assert caveats.memory_inflation(-1 / np.log(rho)) == pytest.approx((1 + rho) / (1 - rho))
 
 
 def test_white_residuals_have_hardly_a_memory_and_few_pairs_none():
     white = np.random.default_rng(2).standard_normal(2000)
-    assert output.residual_memory(Stream(white, 1.0), np.zeros((1, 2000))) < 0.5
-    assert output.residual_memory(Stream(autoregression(0.9, 25), 1.0), np.zeros((1, 25))) == 0.0
+    assert caveats.residual_memory(Stream(white, 1.0), np.zeros((1, 2000))) < 0.5
+    assert caveats.residual_memory(Stream(autoregression(0.9, 25), 1.0), np.zeros((1, 25))) == 0.0
     every_other = np.where(np.arange(2000) % 2, autoregression(0.9, 2000), np.nan)
-    assert output.residual_memory(Stream(every_other, 1.0), np.zeros((1, 2000))) == 0.0
+    assert caveats.residual_memory(Stream(every_other, 1.0), np.zeros((1, 2000))) == 0.0
 
 
 def test_the_posterior_is_too_narrow_by_the_factor_of_the_warning():
     rho, number, sets = 0.8, 400, 300
     means = [autoregression(rho, number, seed).mean() for seed in range(sets)]
-    assert np.var(means) * number == pytest.approx(output.memory_inflation(-1 / np.log(rho)), rel=0.2)
+    assert np.var(means) * number == pytest.approx(caveats.memory_inflation(-1 / np.log(rho)), rel=0.2)
 
 
 def test_solve_and_laplace_alone_give_the_same_file(calibration, ds):

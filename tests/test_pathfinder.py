@@ -6,6 +6,7 @@ import pytest
 from test_gradient_solvers import toy
 from test_smc import PROBLEM, exact, external, model
 
+from landcal_jax.diagnostics import diagnose
 from landcal_jax.problem import evaluate
 from landcal_jax.variational import _along, pathfinder
 
@@ -16,7 +17,7 @@ def test_modes_have_their_weights_however_many_paths_found_each():
         posterior = pathfinder(PROBLEM, key=key, progress=False)
         paths = posterior.details["path"]
         assert abs(np.mean(posterior.matrix()[:, 0] > 0) - share) < 0.03
-        assert posterior.details["k_hat"] < 0.7
+        assert posterior.details["k_hat"] < 0.7 and "warning" not in posterior.details
         assert posterior.z.shape == (1000, 2) and set(np.unique(paths)) <= set(range(8))
         np.testing.assert_allclose(posterior.details["log_density"][:5], jax.vmap(PROBLEM.log_density)(posterior.z[:5]), rtol=1e-9)
         assert posterior.details["forward"] > 4000 and posterior.details["gradient"] > 8
@@ -29,6 +30,9 @@ def test_a_curved_valley_is_told_by_k_hat():
     posterior = pathfinder(valley, paths=2, key=4, progress=False)
     assert posterior.details["k_hat"] > posterior.details["k_limit"]
     assert "starts of chains" in posterior.details["note"] and "nuts" in posterior.details["note"]
+    assert str(posterior.details["warning"]) == str(posterior.details["note"])
+    with pytest.raises(ValueError, match="no order and no memory"):
+        diagnose(posterior)
 
 
 def test_the_gaussian_of_an_iterate_is_a_newton_step_further_down():

@@ -81,15 +81,18 @@ def test_draws_that_are_run_have_the_same_parts():
         np.testing.assert_allclose([bands["y_sd_model_error"][0, place], bands["y_sd_observation"][0, place]], parts[1:], rtol=1e-12)
 
 
-def test_a_model_error_that_grows_goes_by_the_modelled_value_where_nothing_was_observed():
+def test_a_model_error_that_grows_goes_by_its_level_or_by_each_run_where_it_has_none():
     error = ModelError(0.1, proportional=0.5)
     forward = FunctionForward(lambda theta: {"y": theta["a"] * jnp.array([[1.0, 10.0]])})
     problem = Problem(ParameterSpace({"a": Parameter.normal(2.0, 1e-6)}), forward,
-                      Observations({"y": Stream([4.0, np.nan], 0.3, model_error=error)}))
+                      Observations({"y": Stream([4.0, np.nan], 0.3, model_error=error.at([[4.0, 6.0]]))}))
     posterior = laplace(problem, jnp.zeros(1), draws=30)
+    later = problem.with_observations(Observations({"y": Stream([4.0, np.nan], 0.3, model_error=error)}))
     for draws in (None, 30):
         bands = posterior.predictive(draws=draws)
-        np.testing.assert_allclose(bands["y_sd_model_error"][0], [0.1 + 0.5 * 4.0, 0.1 + 0.5 * 20.0], rtol=1e-5)
+        np.testing.assert_allclose(bands["y_sd_model_error"][0], [0.1 + 0.5 * 4.0, 0.1 + 0.5 * 6.0], rtol=1e-5)
+        bands = posterior.predictive(draws=draws, problem=later)
+        np.testing.assert_allclose(bands["y_sd_model_error"][0], [0.1 + 0.5 * 2.0, 0.1 + 0.5 * 20.0], rtol=1e-5)
 
 
 def test_error_parameters_vary_from_draw_to_draw():

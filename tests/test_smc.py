@@ -8,11 +8,14 @@ from scipy.integrate import quad
 from test_gradient_solvers import toy
 
 from landcal_jax.blackbox import BlackBoxForward
+from landcal_jax.gradient import LBFGS
+from landcal_jax.members import FailedRuns
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
 from landcal_jax.sampling import nuts
-from landcal_jax.smc import _Run, smc
+from landcal_jax.smc import _notes, _Run, smc
+from landcal_jax.solving import solve
 
 SIGMA = 0.1
 
@@ -127,11 +130,42 @@ def test_known_minima_are_another_way_to_the_same_posterior():
 
 
 def test_free_errors_have_a_posterior_and_an_evidence():
-    stream = PROBLEM.observations["y"].with_model_error(0.05)
-    free = PROBLEM.with_observations(PROBLEM.observations.with_streams({"y": stream})).with_error_parameters(["y"])
+    free = free_errors()
     posterior = smc(free, particles=256, key=0, progress=False)
     assert posterior.z.shape == (256, 3)
     np.testing.assert_allclose(posterior.details["log_density"][:5], jax.vmap(free.log_density)(posterior.z[:5]), rtol=1e-10)
+
+
+def free_errors():
+    stream = PROBLEM.observations["y"].with_model_error(0.05)
+    return PROBLEM.with_observations(PROBLEM.observations.with_streams({"y": stream})).with_error_parameters(["y"])
+
+
+def test_free_errors_can_be_sampled_near_a_minimum():
+    free = free_errors()
+    start = solve(free, LBFGS(), z0=jnp.array([0.7, 0.5, 0.0]), progress=False)
+    posterior = smc(free, near=start, particles=256, key=0, progress=False)
+    a = posterior.matrix()[:, 0]
+    assert a.shape == (256,) and (a > 0).mean() > 0.95 and abs(np.median(a) - 1) < 0.05
+
+
+def test_what_is_a_warning_is_in_details_too():
+    assert "warning" not in _notes(history(correlation=[0.2, 0.05], acceptance=[0.7, 0.7]), 0.1)
+    found = _notes(history(correlation=[0.2, 0.5], acceptance=[0.7, 0.05]), 0.1)
+    assert str(found["warning"]).startswith("The particles still remember") and "Acceptance of the last moves 0.05" in str(found["warning"])
+
+
+def history(**values):
+    return {name: np.array(of_one) for name, of_one in values.items()}
+
+
+def test_where_runs_fail_the_advice_is_one_that_smc_follows():
+    def fails(theta):
+        raise FloatingPointError("no such soil")
+
+    with pytest.raises(RuntimeError) as error:
+        smc(external(fails), particles=16, failed=FailedRuns("pull in", limit=0.5), progress=False)
+    assert "FailedRuns(limit=0.75)" in str(error.value) and "pull in" not in str(error.value)
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from landcal_jax import plot_coverage
+from landcal_jax.error_model import ModelError
 from landcal_jax.forward import FunctionForward
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
@@ -144,6 +145,17 @@ def test_correlated_errors_taken_for_white_are_seen_in_the_mean_of_a_flux():
     assert (right["p_chi_square"] > 0.01).all()
     # The mean of 60 days counts for 7 of them.
     assert float(wrong["parameters_coverage"].sel(level=0.9)) < 0.6 < 0.8 < float(right["parameters_coverage"].sel(level=0.9))
+
+
+def test_errors_in_proportion_to_the_flux_cover():
+    """A flux of 5 with 0.1 + 30 %, 200 values: R goes by the flux of the truth, not by what was observed of it (41 % of 90 %, once)."""
+    problem = linear(np.ones((200, 1)), Stream(np.zeros(200), 0.01, model_error=ModelError(0.1, proportional=0.3)))
+    ds = coverage(problem, exact, twins=TWINS, truth=lambda key: 5.0 * jnp.ones(1), **QUIET)
+    assert float(ds["parameters_coverage"].sel(level=0.9)) == pytest.approx(0.9, abs=3 * 0.03)
+    for what in ("predicted", "observed"):
+        assert float(ds[f"{what}_coverage"].sel(level=0.9, stream="y")) == pytest.approx(0.9, abs=3 * 0.03)
+    from_prior = coverage(problem, exact, twins=TWINS, predictions=False, **QUIET)
+    assert (from_prior["p_ecdf"] > 0.01).all()
 
 
 # ----------------------------------------------------------------------------------------------------- store, processes, failures
