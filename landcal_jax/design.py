@@ -1,8 +1,8 @@
 """What observations that are not yet taken would tell: the expected posterior, and which candidate to take first.
 
 Where model and errors are Gaussian and the model is linear about the point, the posterior covariance does not depend on the values that
-will be observed. So only errors, masks and operators of the new streams are looked at: (I + F + F_new)^-1 (`information`). Values are
-replaced by those that the model predicts at the point, for errors that are in proportion to them. That is Bayesian optimal design, D for
+will be observed. So only errors, masks and operators of the new streams are looked at: (I + F + F_new)^-1 (`information`). Errors in
+proportion to the flux go by what the model predicts at the point, unless they have a level. That is Bayesian optimal design, D for
 information, A for mean variance: Chaloner and Verdinelli (1995), Statistical Science 10, 273. The posterior is that expected at the
 point of today: where the new data would move it far, do it again there.
 """

@@ -78,7 +78,8 @@ def diagnose(posterior: Posterior) -> Diagnosis:
     saturated = 0.0 if deepest is None else float(np.mean(np.asarray(details["tree_depth"]) >= deepest))
     table.attrs = {"chains": posterior.chains, "draws": number, "divergences": int(diverging.sum()), "saturated": saturated,
                    "method": posterior.method}
-    wrong = [*_of_movement(z, table), *_of_agreement(table), *_of_length(table), *_of_divergences(posterior, diverging), *_of_depth(saturated, deepest)]
+    wrong = [*_of_movement(z, table), *_of_agreement(table), *_of_length(table), *_of_divergences(posterior, diverging),
+             *_of_depth(saturated, deepest)]
     largest, bulk, tail = float(table["rhat"].max()), float(table["ess_bulk"].min()), float(table["ess_tail"].min())
     good = (f"{posterior.chains} chains of {number} draws agree: the largest R-hat is {largest:.3f}, the smallest effective sample size "
             f"{bulk:.0f} (bulk) and {tail:.0f} (tail).")

@@ -134,7 +134,8 @@ def estimate_errors(
     where a model is wrong for weeks, a long memory lets the fit drift away from what was observed. Each site has errors of its own.
     `solver`: of theta in every round; without it Levenberg-Marquardt, or for a model without tangent-linear `IterativeFourDEnVar` (with
     seed 0 if there is no `key`). `rounds`: the most that are made. `prior_weight`: of the prior of error parameters, 0 for the
-    likelihood alone. `block_years`: cross-validation leaves out so many years at a time (in order, all of them once), without it a third of those observed, three at most. `checkpoint`: a folder for the
+    likelihood alone. `block_years`: cross-validation leaves out so many years at a time (in order, all of them once), without it a third of
+    those observed, three at most. `checkpoint`: a folder for the
     states of the solves. `key`, `progress` and `failed` go to `solve`.
 
     "residuals" counts the parameters that each stream determines (the degrees of freedom for signal) where adJULES counts all, and

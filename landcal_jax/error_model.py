@@ -113,17 +113,21 @@ class ModelError(eqx.Module):
         fields = [shaped("model_error" if name == "constant" else name, getattr(self, name), shape) for name, shape in shapes.items()]
         return eqx.tree_at(lambda error: [getattr(error, name) for name in shapes], self, fields, is_leaf=lambda node: node is None)
 
-    def deviation(self, shape: tuple[int, int], minutes: Array | None) -> Array:
-        """s in this `shape` (site, n_obs), at times in minutes since 1970 (needed by a season). ValueError without its level."""
+    def deviation(self, mask: Array, minutes: Array | None) -> Array:
+        """s (site, n_obs), at times in minutes since 1970 (needed by a season). Raises ValueError without its level.
+
+        A level that is not finite where the `mask` (site, n_obs) says that nothing was observed counts as zero.
+        """
         if not self.complete:
             raise ValueError(complain(
                 "the level that a `proportional` model error grows with", "none",
                 'stream.with_model_error(error.at(problem.predict(z)["nee"])) and problem.with_observations, or estimate_errors'))
         base = self.constant[:, None]
         if self.proportional is not None:
-            base = base + self.proportional[:, None] * self.level
+            # Guarded here, since the derivative by the share would be NaN even where the mask takes s out.
+            base = base + self.proportional[:, None] * jnp.where(mask | jnp.isfinite(self.level), self.level, 0.0)
         if minutes is None:
-            return jnp.broadcast_to(base, shape)
+            return jnp.broadcast_to(base, mask.shape)
         phase = 2.0 * jnp.pi * minutes / YEAR
         return base * jnp.exp(self.seasonal[:, :1] * jnp.cos(phase) + self.seasonal[:, 1:] * jnp.sin(phase))
 

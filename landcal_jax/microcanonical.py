@@ -66,9 +66,9 @@ def mclmc(
     """Draws from the posterior by tuned microcanonical Langevin Monte Carlo, unadjusted.
 
     `result`: a Result, or z (n,), at the minimum. `posterior`: the Gaussian there that gives the chains their coordinates,
-    `laplace(problem, result)` without it (by the full Hessian where errors are parameters). `chains` run side by side; `draws` are kept of each, every `thin`-th step, by default as
-    many as take the walker to forget its direction. `warmup`: steps of the tuner, 150 for each root of the number of parameters
-    and at least 1,500 without it.
+    `laplace(problem, result)` without it (by the full Hessian where errors are parameters). `chains` run side by side; `draws` are
+    kept of each, every `thin`-th step, by default as many as take the walker to forget its direction. `warmup`: steps of the tuner,
+    150 for each root of the number of parameters and at least 1,500 without it.
 
     `details` of the posterior: `log_density` (draw,), `forward` and `gradient` (model runs, warm-up included), `step`, `length` and `thin`
     as tuned, `energy_variance`, that of the energy a step and parameter over the run, `failed`, the steps that left the
@@ -125,8 +125,8 @@ def _notes(variance: float, lost: int, thin: int) -> dict[str, str]:
     """A `note` of how it went, and a `warning` where the bias may be large."""
     notes, warned = [f"unadjusted: its bias is that of the step size; one draw every {thin} steps"], {}
     if variance > AGREE * ENERGY:
-        said = (f"the energy varies {variance / ENERGY:.0f} times as much as was asked for: J has kinks or narrow places that the tuner did "
-                "not see, and the bias may be large: compare nuts() or smc()")
+        said = (f"the energy varies {variance / ENERGY:.0f} times as much as was asked for: J has kinks or narrow places that the tuner "
+                "did not see, and the bias may be large: compare nuts() or smc()")
         notes.append(said)
         warned = {"warning": f"T{said[1:]}."}
     if lost:

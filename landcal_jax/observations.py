@@ -83,7 +83,7 @@ class Stream(eqx.Module):
     @property
     def model_error_deviation(self) -> Array:
         """Standard deviation of the model error, (site, n_obs)."""
-        return self.model_error.deviation(self.values.shape, self.minutes)
+        return self.model_error.deviation(self.mask, self.minutes)
 
     @property
     def mean_model_error(self) -> Array:

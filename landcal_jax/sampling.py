@@ -38,8 +38,10 @@ ENSEMBLE = 32
 """Chains of the warm-up."""
 ORBITS = 10
 """Orbits of each in one round; every second place is kept."""
-LONGEST = 32
+LONGEST = 64
 """Leapfrog steps of an orbit of the warm-up at most."""
+ACCEPTANCE = 0.7
+"""That the orbits of the warm-up aim at: they have to go far, and the way of J's kinks is not much smoother by smaller steps."""
 DISPERSION = 1.5
 """Standard deviation of the starts over that of the Laplace approximation."""
 BEND = 0.15
@@ -53,7 +55,7 @@ LEAST_ROUNDS = 6
 MOST_PULLS = 25
 CHUNK = 25
 """Draws between two looks at the clock."""
-SETTLING, SETTLING_DRAWS = 10, 3
+SETTLING, SETTLING_DRAWS = 8, 2
 """Chunks over which the step size settles, and draws of each member in one of them."""
 
 
@@ -183,12 +185,13 @@ class _Run:
         # The way from the starts is no part of the posterior: the older half is forgotten.
         trail = trail[:, -((rounds + 1) // 2) * (ORBITS // 2):] if rounds % 2 == 0 else trail
         state |= {"z": visited[:, -1], "rounds": rounds, "trail": trail, "mean_acceptance": acceptance,
-                  "step": float(state["step"]) * math.exp(acceptance - self.target),
+                  "step": float(state["step"]) * math.exp(acceptance - ACCEPTANCE),
                   "gradient": int(state["gradient"]) + len(visited) * (int(lengths.sum()) + 1)}
         if _is_look(rounds) or rounds == self.rounds:
             fitted = pooled(trail.reshape(-1, trail.shape[2]), self._coordinates())
             agreement = rhat(np.asarray(fitted.u(jnp.asarray(trail))))
-            state |= {"rhat": np.vstack([state["rhat"], (rounds, np.max(agreement))]), "centre": np.asarray(fitted.centre), "root": np.asarray(fitted.root)}
+            state |= {"rhat": np.vstack([state["rhat"], (rounds, np.max(agreement))]),
+                      "centre": np.asarray(fitted.centre), "root": np.asarray(fitted.root)}
         if rounds == self.rounds or (self.rounds is None and _is_look(rounds) and ended(state["rhat"])):
             state |= {"warm": True, "z": np.asarray(self._coordinates().u(jnp.asarray(state["z"])))}
 
@@ -352,6 +355,6 @@ def _notes(rounds: int, agreement: np.ndarray, wanted: int | None) -> dict[str, 
     found = agreement[-1, 1]
     if wanted is not None or found < AGREED:
         return {"note": f"warm-up of {rounds} rounds, R-hat of its ensemble {found:.2f}"}
-    said = (f"The {ENSEMBLE} chains of the warm-up did not agree after {rounds} rounds (R-hat {found:.2f}, above {AGREED:g}): the posterior "
-            "may have several modes, of which the draws know those that their few chains sit in. Compare smc(problem).")
+    said = (f"The chains of the warm-up did not agree after {rounds} rounds (R-hat {found:.2f}, above {AGREED:g}): the "
+            "posterior may have several modes, of which the draws know those that their few chains sit in. Compare smc(problem).")
     return {"note": said, "warning": said}

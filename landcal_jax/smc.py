@@ -93,9 +93,10 @@ def smc(
     takes a model with tangent-linear. `particles`: how many, which is the number of draws; 16 for each parameter and at least 512
     without it. `ess`: the effective sample size that decides the next power, as a share of the particles; nearer to 1 is slower and
     safer. `moves`: "hmc" where JAX has a gradient, else "random walk". `correlation`: the particles move until theirs with what they
-    were is below it, at most `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: its `limit` says how
-    many of the first particles may fail (its rule has no part: a point whose run fails has no likelihood, and none is moved). `checkpoint`: a file that keeps the particles, written at most
-    every `checkpoint_seconds`; a run that finds it goes on from it and ends with the same bits.
+    were is below it, at most `most_moves` times at one power (25, or 20 for each parameter by random walk). `failed`: its `limit` says
+    how many of the first particles may fail; its rule has no part, since a point whose run fails has no likelihood, and none is moved.
+    `checkpoint`: a file that keeps the particles, written at most every `checkpoint_seconds`; a run that finds it goes on from it and
+    ends with the same bits.
 
     Returns a `Posterior` of equally weighted draws whose details are, beside `log_density` (draw,): `log_evidence`, the logarithm of
     the density of the observations with the parameters integrated out, and `log_evidence_error`, its standard error if the moves
@@ -267,8 +268,8 @@ def _notes(history, enough: float) -> dict[str, np.ndarray]:
     stuck = history["correlation"] >= enough
     notes, warned = [f"{len(stuck)} powers from prior to posterior"], []
     if stuck[-1]:
-        warned.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or too "
-                      "few moves; weights of modes then rest on resampling alone: compare log_evidence of another key, or more particles")
+        warned.append(f"the particles still remember where they were (correlation {history['correlation'][-1]:.2f}): separate modes, or "
+                      "too few moves; weights of modes then rest on resampling alone: compare log_evidence of another key, or take more")
     elif stuck.mean() > 0.2:
         notes.append(f"at {stuck.sum()} powers on the way the particles were not decorrelated")
     if history["acceptance"][-1] < 0.1:

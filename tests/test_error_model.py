@@ -78,10 +78,17 @@ def test_the_memory_of_the_whole_error_is_that_of_a_model_error_without_measurem
 def test_the_error_grows_with_its_level_and_with_the_season():
     error = ModelError(0.5, proportional=0.1, seasonal=(0.4, 0.0)).at([[2.0, -3.0]]).for_sites(1, 2)
     new_year, mid_year = 0.0, 0.5 * 365.25 * 1440
-    s = error.deviation((1, 2), jnp.array([[new_year, mid_year]]))
+    s = error.deviation(jnp.ones((1, 2), bool), jnp.array([[new_year, mid_year]]))
     np.testing.assert_allclose(s, [[0.7 * np.exp(0.4), 0.8 * np.exp(-0.4)]], rtol=1e-12)
     stream = Stream([[1.0, np.nan]], 0.2, time=TIME[:2]).with_model_error(ModelError(0.5, proportional=0.1).at([[2.0, np.nan]]))
     assert np.isfinite(stream.whitened(jnp.zeros((1, 2)))).all() and np.isfinite(stream.log_determinant).all()
+
+    def with_share(share):
+        error = eqx.tree_at(lambda error: error.proportional, stream.model_error, share[None])
+        return stream.with_model_error(error).log_determinant[0]
+
+    # s = 0.5 + share * 2, R = 0.2^2 + s^2: where nothing was observed, a run that is not finite touches no derivative.
+    np.testing.assert_allclose(jax.grad(with_share)(jnp.array(0.1)), 2 * 0.7 * 2.0 / (0.04 + 0.49), rtol=1e-12)
 
 
 def flux(error, number=200):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from landcal_jax import metropolis, sampling
+from landcal_jax.blackbox import BlackBoxForward
 from landcal_jax.diagnostics import diagnose
 from landcal_jax.forward import FunctionForward
 from landcal_jax.hamiltonian import Coordinates, straightened
@@ -15,7 +16,7 @@ from landcal_jax.observations import ExponentialCorrelation, Observations, Strea
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
-from landcal_jax.sampling import bends, nuts, starts
+from landcal_jax.sampling import _notes, bends, ended, nuts, starts
 
 N, TIMES, DAYS = 6, 30, 4.0
 HIDDEN = np.array([3, 4, 11, 12, 13, 20])
@@ -61,7 +62,7 @@ def test_details_tell_of_the_run(problem, posterior):
     assert posterior.chains == 4 and posterior.z.shape == (2000, N)
     np.testing.assert_allclose(details["log_density"][::500], [float(problem.log_density(z)) for z in posterior.z[::500]], rtol=1e-12)
     assert not details["diverging"].any() and np.all(2.0 ** details["tree_depth"] > details["steps"])
-    assert 0.6 < details["acceptance"].mean() < 0.95
+    assert 0.85 < details["acceptance"].mean() < 0.95 and "warning" not in details
     assert details["gradient"] == details["gradient_warmup"] + details["steps"].sum()
     found = diagnose(posterior)
     assert found.passed, str(found)
@@ -167,6 +168,41 @@ def test_what_is_refused(problem):
         nuts(problem, problem.space.default_z, target_accept=1.0, progress=False)
     with pytest.raises(ValueError, match="finite J"):
         nuts(problem, jnp.full(N, jnp.nan), posterior=laplace_of(problem, jnp.full(N, jnp.nan)), progress=False)
+    external = problem.with_forward(BlackBoxForward(
+        lambda theta: {"y": np.zeros((1, TIMES))}, observations=problem.observations, workers=1))
+    with pytest.raises(TypeError, match="smc"):
+        nuts(external, problem.space.default_z, progress=False)
+
+
+@pytest.mark.parametrize("covariance", [np.ones((N, N)), np.diag([1.0] * (N - 1) + [0.0]), np.full((N, N), np.nan)])
+@pytest.mark.parametrize("sampler", [nuts, adaptive_metropolis])
+def test_a_gaussian_without_spread_in_some_direction_is_no_start(problem, sampler, covariance):
+    z = problem.space.default_z
+    flat = Posterior(problem, z[None], z, jnp.asarray(covariance), "an ensemble", gaussian=True)
+    with pytest.raises(ValueError, match="spread in every direction(.|\n)*laplace"):
+        sampler(problem, z, posterior=flat, progress=False)
+
+
+def looks(*rhats):
+    """R-hat at the rounds after which the ensemble is looked at."""
+    return np.column_stack([[n for n in range(60) if sampling._is_look(n)][: len(rhats)], rhats])
+
+
+def test_warm_up_ends_where_chains_agree_or_come_no_nearer():
+    # Rounds 2 to 8, 10, 12, 14, 16, 20, 24, 28, 32, 40.
+    assert not ended(looks(2.0, 1.05)) and not ended(looks(2.0, 1.5, 1.4, 1.3, 1.2))
+    assert ended(looks(2.0, 1.5, 1.4, 1.3, 1.05))
+    falling, still = [3.0, 2.6, 2.4, 2.2, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3], [3.0, 2.0] + [1.2] * 10
+    assert not ended(looks(*falling)) and not ended(looks(*still[:9]))
+    assert ended(looks(*still[:11]))
+    assert ended(looks(*np.linspace(3, 1.2, 16)))
+
+
+def test_a_warm_up_that_did_not_agree_is_a_warning():
+    assert "warning" not in _notes(6, looks(2.0, 1.5, 1.4, 1.3, 1.05), None)
+    found = _notes(14, looks(*[1.3] * 10), None)
+    assert "did not agree after 14 rounds (R-hat 1.30" in found["warning"] and found["note"] == found["warning"]
+    assert "too few" in _notes(1, np.zeros((0, 2)), 1)["note"]
 
 
 def laplace_of(problem, z):
