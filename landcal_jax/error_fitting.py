@@ -101,6 +101,9 @@ def checked_parts(observations: Observations, parts: Mapping[str, Sequence[str]]
         if wrong or isinstance(wanted, str) or "constant" not in wanted:
             raise ValueError(complain(f'"constant", and more of {", ".join(known)}, for {name} by {method}', f"{wanted!r}",
                                       f'parts={{"{name}": ("constant",)}}'))
+        if "proportional" not in known and stream.model_error.proportional is not None:
+            raise ValueError(complain(f"a model error of {name} without a share, of which {method} cannot tell the constant",
+                                      f"{stream.model_error}", 'method="marginal", or stream.with_model_error of a constant'))
         if stream.minutes is None and {"seasonal", "days"} & set(wanted):
             raise ValueError(complain(f"times in the stream {name}, for an error with a season or a memory", "none",
                                       "pass time= to Stream"))

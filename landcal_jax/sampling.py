@@ -222,8 +222,9 @@ class _Run:
     def shown(self) -> dict[str, float]:
         """What is shown on the way."""
         state, agreement = self.state, self.state["rhat"]
-        where = {"round of warm-up": state["rounds"], "R-hat": agreement[-1, 1] if len(agreement) else math.nan}
-        return ({} if state["warm"] else where) | {"acceptance": float(state["mean_acceptance"]), "step size": float(state["step"])}
+        where = {} if state["warm"] else {"round of warm-up": state["rounds"]}
+        known = {"R-hat": agreement[-1, 1]} if len(agreement) and not state["warm"] else {}
+        return where | known | {"acceptance": float(state["mean_acceptance"]), "step size": float(state["step"])}
 
     @property
     def done(self) -> int:

@@ -145,6 +145,14 @@ def test_what_cannot_be_estimated(options, error, said):
         estimate_errors(problem, jnp.zeros(2), **options)
 
 
+@pytest.mark.parametrize("method", ["desroziers", "residuals"])
+def test_products_do_not_tell_a_constant_from_a_share(method):
+    problem = one_stream(30, 2, ModelError(1.0), 0)
+    shared = problem.observations["flux"].with_model_error(ModelError(0.3, proportional=0.2).at(np.ones((1, 30))))
+    with pytest.raises(ValueError, match="without a share"):
+        estimate_errors(problem.with_observations(Observations({"flux": shared})), jnp.zeros(2), method=method)
+
+
 def test_a_problem_with_free_errors_is_refused():
     problem = one_stream(30, 2, ModelError(1.0), 0).with_error_parameters(["flux"])
     with pytest.raises(TypeError, match="free errors of flux"):
