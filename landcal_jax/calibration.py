@@ -99,6 +99,7 @@ def calibrate(
     """
     solver = solver_for(experiment.problem) if solver is None else solver
     _check(experiment, solver, posterior, errors)
+    experiment = with_levels(experiment)
     folder = None if checkpoint is None else Path(checkpoint)
 
     def solved(name, *args, **kwargs):
@@ -194,6 +195,20 @@ def default_solver(solver: AbstractGradientSolver | None = None, number: int = 1
     solver = LevenbergMarquardt() if solver is None else solver
     explore = 30 if isinstance(solver, LevenbergMarquardt | GaussNewton) else 150
     return MultiStart(solver, number=number, candidates=2048, explore=explore)
+
+
+def with_levels(experiment: Experiment) -> Experiment:
+    """The experiment with a level for model errors that grow with the flux and have none: the modelled one of the first guess."""
+    observations, held_out = experiment.problem.observations, experiment.held_out
+    if all(stream.model_error.complete for part in (observations, held_out or {}) for _, stream in part.items()):
+        return experiment
+    run = experiment.problem.predict(experiment.problem.space.default_z)
+
+    def completed(part):
+        return part.with_streams({name: stream.with_model_error(stream.model_error.completed(run[name])) for name, stream in part.items()})
+
+    return replace(experiment, problem=experiment.problem.with_observations(completed(observations)),
+                   held_out=None if held_out is None else completed(held_out))
 
 
 def with_estimated_model_error(experiment: Experiment, result: Result) -> Experiment:

@@ -9,7 +9,9 @@ import xarray as xr
 
 from landcal_jax.blackbox import BlackBoxForward
 from landcal_jax.calibration import calibrate, solver_in_words, with_estimated_model_error
+from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.ensemble_kalman import EKI, ESMDA, ETKI
+from landcal_jax.error_model import ModelError
 from landcal_jax.experiment import FIRE_PARAMETERS, TRUTH, Experiment, dalec_problem, observed_experiment, twin_experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import LevenbergMarquardt, MultiStart
@@ -392,3 +394,25 @@ def test_runs_that_failed_are_counted_in_the_warnings(line):
     assert any(sentence.startswith(f"{lost} of {done.result.counts['forward']} runs failed") for sentence in sentences)
     with pytest.raises(RuntimeError, match="(?s)at most 10%.*at a -"):
         calibrate(experiment, ESMDA(size=60), seed=1, progress=False, failed=FailedRuns(limit=0.1))
+
+
+def test_calibrate_refuses_what_does_not_go_together_before_anything_runs(line):
+    rich = ModelError(0.3, correlation_days=4.0)
+    observations = line.problem.observations.with_streams({"y": line.problem.observations["y"].with_model_error(rich)})
+    remembering = replace(line, problem=line.problem.with_observations(observations), estimate_model_error=True)
+    for experiment, solver, words, message in [
+            (remembering, None, {}, "a memory in that of y"),
+            (replace(line, estimate_model_error=False), None, {"errors": "marginal"}, "whose R is given"),
+            (line, IterativeFourDEnVar(), {"posterior": "hessian"}, "that of an ensemble"),
+            (line, None, {"posterior": "mcmc"}, "gauss-newton, hessian, low-rank, nuts, smc")]:
+        with pytest.raises(ValueError, match=message):
+            calibrate(experiment, solver, progress=False, **words)
+
+
+def test_a_share_of_the_flux_grows_with_the_run_of_the_first_guess_until_it_is_estimated(line):
+    share = ModelError(0.1, proportional=0.2)
+    problem = line.problem.with_observations(
+        line.problem.observations.with_streams({"y": line.problem.observations["y"].with_model_error(share)}))
+    given = calibrate(replace(line, problem=problem, estimate_model_error=False), LevenbergMarquardt(), progress=False)
+    level = given.experiment.problem.observations["y"].model_error.level
+    np.testing.assert_allclose(level, np.abs(problem.predict(problem.space.default_z)["y"]))
