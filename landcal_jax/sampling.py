@@ -41,7 +41,7 @@ ORBITS = 10
 LONGEST = 64
 """Leapfrog steps of an orbit of the warm-up at most."""
 ACCEPTANCE = 0.7
-"""That the orbits of the warm-up aim at: they have to go far, and the way of J's kinks is not much smoother by smaller steps."""
+"""That the orbits of the warm-up aim at, whatever the draws aim at: they go far, and across kinks of J smaller steps gain little."""
 DISPERSION = 1.5
 """Standard deviation of the starts over that of the Laplace approximation."""
 BEND = 0.15
@@ -204,7 +204,7 @@ class _Run:
         state |= {"z": found.u[-1], "gradient": int(state["gradient"]) + int(found.steps.sum()), "mean_acceptance": found.acceptance.mean()}
         if settling:
             number = int(state["settled"]) + 1
-            gain = 2.0 / (1 + number)
+            gain = 4.0 / (3 + number)
             state |= {"settled": number, "step": float(state["step"]) * math.exp(gain * (float(found.acceptance.mean()) - self.target)),
                       "gradient_warmup": state["gradient"], "seconds_warmup": self.seconds()["run"]}
             if number == SETTLING:
