@@ -96,7 +96,7 @@ def calibrate(
         show_default="50 (4denvar) or as many as span the parameters, ga 30")] = None,
     posterior: Annotated[Posterior, typer.Option(
         help="gauss-newton, hessian, low-rank: the Gaussian of the curvature of J at its minimum, or the ensemble of a solver that has "
-        "one. nuts: chains of the No-U-Turn sampler, for minutes. smc: particles, for models without derivatives "
+        "one. nuts: chains of the No-U-Turn sampler, for many minutes. smc: particles, for models without derivatives "
         "too.")] = Posterior.GAUSS_NEWTON,
     errors: Annotated[Errors | None, typer.Option(
         help="How the model error is estimated, of real data. chi-square: a constant. marginal: a season, a share of the flux and a "
