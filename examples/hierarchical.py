@@ -65,7 +65,7 @@ def main() -> None:
     together = chains.get_samples()
 
     result = lc.solve(problem, lc.LevenbergMarquardt(), progress=False)
-    alone = lc.nuts(problem, result, draws=250, key=1, progress=False)
+    alone = lc.nuts(problem, result, draws=500, key=1, progress=False)
     print(lc.diagnose(alone).sentences[0], "\n")
 
     print(f"{'site':8} {'data':>4} {'truth':>6}  {'each site alone':>15}  {'together':>15}")

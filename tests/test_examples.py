@@ -76,7 +76,7 @@ def test_which_data_finds_what_the_fluxes_do_not_see(tmp_path):
 def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
     said = run(str(EXAMPLES / "hierarchical.py"), cwd=tmp_path)
     rows = re.findall(r"^(\w+) +(\d+) +([\d.]+) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)$", said, re.MULTILINE)
-    assert len(rows) == 6 and "4 chains of 250 draws agree" in said
+    assert len(rows) == 6 and "4 chains of 500 draws agree" in said
     for _, _, truth, *numbers in rows:
         alone, spread, together, narrower = map(float, numbers)
         assert abs(together - float(truth)) < 3 * narrower and abs(alone - together) < spread
