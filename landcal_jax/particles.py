@@ -106,7 +106,8 @@ def _weights(misfit, power, target):
 
 
 @jax.jit
-def resampled(key, weights):
+def resampled(key: Array, weights: Array) -> Array:
+    """Which particles (particle,) go on, by systematic resampling in proportion to `weights` (particle,), which sum to one."""
     from blackjax.smc.resampling import systematic
 
     return systematic(key, weights, len(weights))
@@ -181,11 +182,13 @@ def reference_of(problem: Problem, near: Result | ArrayLike | None) -> Reference
 
 @jax.jit
 def densities_of(reference: Reference, Z: Array) -> Array:
+    """Log density of the reference at particles Z (particle, n), (particle,)."""
     return jax.vmap(reference.log_density)(Z)
 
 
 @eqx.filter_jit
 def cost_and_slope(problem: Problem, rows: tuple, reference: Reference):
+    """J, the misfit (J plus the log density of the reference) and its gradient for particles `rows` = (Z (particle, n),)."""
     def one(z):
         def misfit(z):
             cost = problem.cost(z)
