@@ -81,17 +81,8 @@ def adaptive_metropolis(
     size = max(thin, thin * (CHUNK // thin))
     before = -(-(draws * thin if warmup is None else warmup) // size)
     run = _Run(problem, (chains, draws, thin, size, before), key, checkpoint, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks, "sampling", "chunk", "") as show:
-        try:
-            run.begin(np.asarray(posterior.centre), np.asarray(posterior.covariance), root)
-            while not run.finished:
-                run.advance()
-                show(run.done, run.total, {"mean J of the chains": float(np.mean(run.chains.cost))})
-        except KeyboardInterrupt:
-            run.save()
-            raise
-    run.save()
-    return run.posterior()
+    return progress_line.sampled(
+        run, lambda: run.begin(np.asarray(posterior.centre), np.asarray(posterior.covariance), root), progress and problem.speaks, "chunk")
 
 
 class _Run:
@@ -103,6 +94,10 @@ class _Run:
         self.total = self.before + -(-self.draws * self.thin // self.size)
         self.file, self.clock, self.spent = None if file is None else Path(file), Clock(), {}
         self.done, self.saved, self.saved_at = 0, None, 0.0
+
+    def shown(self) -> tuple[int, int, dict[str, float]]:
+        """Chunks so far, all of them, and the mean of J."""
+        return self.done, self.total, {"mean J of the chains": float(np.mean(self.chains.cost))}
 
     def begin(self, centre: np.ndarray, covariance: np.ndarray, root: np.ndarray) -> None:
         n, per_chunk = centre.size, self.size // self.thin

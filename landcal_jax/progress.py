@@ -5,6 +5,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 _MEMBERS: contextvars.ContextVar[Callable[[int, int], None] | None] = contextvars.ContextVar("members", default=None)
 
@@ -63,3 +64,21 @@ def display(
         timer.cancel()
         timer.join()
         bar.stop()
+
+
+def sampled(run: Any, begin: Callable[[], None], wanted: bool, unit: str) -> Any:
+    """Begin the run of a sampler and advance it to its end, shown on the way if that is `wanted`; returns its posterior.
+
+    It is saved at its end, and where it is interrupted. `unit`: of what `run.done` counts, in a word.
+    """
+    with display(wanted, "sampling", unit, "") as show:
+        try:
+            begin()
+            while not run.finished:
+                run.advance()
+                show(*run.shown())
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    run.save()
+    return run.posterior()

@@ -102,17 +102,7 @@ def nuts(
     options = chains, draws, warmup, target_accept, max_tree_depth
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(problem, ("nuts", *options), centre, root, turns, key)
     run = _Run(problem, turns, options, key, checkpoint, belongs_to, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks, "sampling", "draw", "") as show:
-        try:
-            run.begin(centre, root)
-            while not run.finished:
-                run.advance()
-                show(min(len(run.state["energy"]), draws), draws, run.shown())
-        except KeyboardInterrupt:
-            run.save()
-            raise
-    run.save()
-    return run.posterior()
+    return progress_line.sampled(run, lambda: run.begin(centre, root), progress and problem.speaks, "draw")
 
 
 def _check(problem: Problem, chains: int, draws: int, warmup: int | None, target_accept: float) -> None:
@@ -219,12 +209,13 @@ class _Run:
     def _coordinates(self) -> Coordinates:
         return Coordinates(*(jnp.asarray(self.state[name]) for name in ("centre", "root", "bend")), self.turns)
 
-    def shown(self) -> dict[str, float]:
-        """What is shown on the way."""
+    def shown(self) -> tuple[int, int, dict[str, float]]:
+        """Draws so far, all of them, and what else is shown on the way."""
         state, agreement = self.state, self.state["rhat"]
         where = {} if state["warm"] else {"round of warm-up": state["rounds"]}
         known = {"R-hat": agreement[-1, 1]} if len(agreement) and not state["warm"] else {}
-        return where | known | {"acceptance": float(state["mean_acceptance"]), "step size": float(state["step"])}
+        words = where | known | {"acceptance": float(state["mean_acceptance"]), "step size": float(state["step"])}
+        return min(len(state["energy"]), self.draws), self.draws, words
 
     @property
     def done(self) -> int:

@@ -113,17 +113,7 @@ def smc(
     belongs_to = "" if checkpoint is None else checkpoints.fingerprint(
         problem, ("smc", particles, ess, moves, correlation, most_moves, failed), reference, key)
     run = _Run(problem, reference, (particles, ess, moves, correlation, most_moves), key, checkpoint, belongs_to, checkpoint_seconds)
-    with progress_line.display(progress and problem.speaks, "sampling", "move", "") as show:
-        try:
-            run.begin(failed)
-            while not run.finished:
-                run.advance()
-                show(run.done, None, run.shown())
-        except KeyboardInterrupt:
-            run.save()
-            raise
-    run.save()
-    return run.posterior()
+    return progress_line.sampled(run, lambda: run.begin(failed), progress and problem.speaks, "move")
 
 
 class _Run:
@@ -212,10 +202,10 @@ class _Run:
         """J of the particles (particle,)."""
         return self.state.misfit - densities_of(self.reference, self.state.z)
 
-    def shown(self) -> dict[str, float]:
-        """What is shown of the particles."""
+    def shown(self) -> tuple[int, None, dict[str, float]]:
+        """Moves so far, of a number that nobody knows, and what is shown of the particles."""
         J = np.asarray(self.costs())
-        return {"likelihood to the power": float(self.state.power), "median J": np.median(J), "lowest J": J.min()}
+        return self.done, None, {"likelihood to the power": float(self.state.power), "median J": np.median(J), "lowest J": J.min()}
 
     def seconds(self) -> dict[str, float]:
         now = self.clock.seconds()
