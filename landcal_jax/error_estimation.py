@@ -36,6 +36,7 @@ from landcal_jax.error_fitting import (
     Terms,
     checked_parts,
     day_scores,
+    judged,
     log_score,
     most_likely,
     posterior_root,
@@ -268,7 +269,8 @@ def _with_widths(values: np.ndarray, curvature: np.ndarray, settings: _Settings)
 
 def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
     terms, squares = [], dict.fromkeys(settings.parts, 0.0)
-    for block, years in enumerate(blocks_of_years(problem.observations, settings.block_years)):
+    blocks = blocks_of_years(problem.observations, settings.block_years)
+    for block, years in enumerate(blocks):
         kept, left = problem.observations.split({
             name: True if stream.minutes is None else ~np.isin(stream.time.astype("datetime64[Y]"), years)
             for name, stream in problem.observations.items()})
@@ -283,12 +285,17 @@ def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: 
     with np.errstate(invalid="ignore", divide="ignore"):
         rmse = np.stack([np.sqrt(np.where(counts[name] > 0, value / counts[name], np.nan)) for name, value in squares.items()])
     found = _scored(terms, before, settings)
-    scores = np.zeros(len(squares))
+    scores, bands = np.zeros(len(squares)), []
     for each in terms:
         fitted = settings.vector.observations(each.observations, jnp.asarray(found.values))
-        scores += [float(jnp.sum(day_scores(fitted[name], each.departures[name], each.columns[name]))) for name in squares]
-    means = scores / np.array([count.sum() for count in counts.values()])
-    return found._replace(more={"rmse_left_out": (("stream", "site"), rmse), "score_left_out": ("stream", means)})
+        days = [(fitted[name], each.departures[name], each.columns[name]) for name in squares]
+        scores += [float(jnp.sum(day_scores(*day))) for day in days]
+        bands.append([judged(*day) for day in days])
+    means, bands = scores / np.array([count.sum() for count in counts.values()]), np.array(bands)
+    return found._replace(more={
+        "rmse_left_out": (("stream", "site"), rmse), "score_left_out": ("stream", means), "first_year_left_out": (
+            "block", [int(str(years[0])) for years in blocks]),
+        "chi_square_left_out": (("block", "stream"), bands[..., 0]), "inside_left_out": (("block", "stream"), bands[..., 1])})
 
 
 def blocks_of_years(observations: Observations, block_years: int | None = None) -> list[np.ndarray]:
@@ -427,4 +434,14 @@ def _sentences(problem: Problem, found: _Found, settings: _Settings, converged: 
             if unseen:
                 yield (f"{where}: no model error is seen, departures are smaller than the measurement error allows; "
                        "it is set to a hundredth of the residuals.")
+        if "chi_square_left_out" in found.more:
+            yield _years_left_out(name, *(found.more[f"{what}_left_out"][1][:, list(settings.parts).index(name)]
+                                          for what in ("chi_square", "inside")))
     yield from settings.left_out
+
+
+def _years_left_out(name: str, chi_square: np.ndarray, inside: np.ndarray) -> str:
+    """How well the bands held from one block of years to the next, which is how well they will hold in a new one."""
+    low, high, least, most = (end(array) for array in (chi_square, inside) for end in (np.nanmin, np.nanmax))
+    return (f"{name}: in years that were left out, block by block, chi-square was {low:.2f} to {high:.2f} and the 90 % band held "
+            f"{least:.0%} to {most:.0%} of the values; in new years expect as wide a range.")

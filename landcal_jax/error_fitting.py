@@ -28,6 +28,7 @@ STARTS = {"proportional": 0.1, "days": 5.0}
 SPREADS = {"constant": 1.0, "proportional": 1.0, "seasonal": 0.5, "days": 1.0}
 """Standard deviations of the priors: of logarithms, and of the amplitudes of a season."""
 REACH = 8.0  # standard deviations of the prior within which the search stays
+BAND = 1.6449  # standard deviations that hold 90 % of a Gaussian on either side
 DIFFERENCE = 1e-3  # step of the differences of gradients that give the curvature
 
 Parts = Mapping[str, tuple[str, ...]]
@@ -170,10 +171,21 @@ def log_score(observations: Observations, departures: Mapping[str, Array], colum
     return total
 
 
+def day_variances(stream: Stream, columns: Array) -> Array:
+    """sigma_i^2 + s_i^2 + (F F')_ii, the variance of each predicted day, (site, n_obs); one where nothing was observed."""
+    return jnp.where(stream.mask, stream.standard_deviation**2 + jnp.sum(columns**2, axis=0), 1.0)
+
+
 def day_scores(stream: Stream, departures: Array, columns: Array) -> Array:
     """log N(d_i; 0, sigma_i^2 + s_i^2 + (F F')_ii) without the constant, (site, n_obs); zero where nothing was observed."""
-    variance = jnp.where(stream.mask, stream.standard_deviation**2 + jnp.sum(columns**2, axis=0), 1.0)
+    variance = day_variances(stream, columns)
     return jnp.where(stream.mask, -0.5 * (jnp.log(variance) + departures**2 / variance), 0.0)
+
+
+def judged(stream: Stream, departures: Array, columns: Array) -> tuple[float, float]:
+    """Of predicted days chi-square (mean of d_i^2 over the variance) and the share inside the 90 % band; NaN if there are none."""
+    squares = np.asarray(departures**2 / day_variances(stream, columns))[np.asarray(stream.mask)]
+    return (float(squares.mean()), float(np.mean(squares <= BAND**2))) if squares.size else (np.nan, np.nan)
 
 
 @eqx.filter_jit

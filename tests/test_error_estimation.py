@@ -237,6 +237,27 @@ def test_years_left_out_find_what_a_fit_hides():
     assert tight["cross-validation"] > 1.3 * tight["marginal"]
 
 
+def test_years_left_out_say_how_far_bands_hold_in_other_years():
+    """Two of six years have errors three times as large: chi-square there is nine times that of the others, and one over all days."""
+    problem = shifting(0.0)
+    stream = problem.observations["flux"]
+    year = stream.time[0].astype("datetime64[Y]")
+    last = jnp.asarray(year >= np.unique(year)[-2])
+    noise = np.random.default_rng(5).standard_normal(stream.values.shape)
+    louder = problem.with_observations(problem.observations.with_streams({
+        "flux": stream.with_values(problem.predict(problem.space.default_z)["flux"] + jnp.where(last, 3.0, 1.0) * noise)}))
+    estimate = estimate_errors(louder, solved(louder), method="cross-validation", parts={"flux": ["constant"]})
+    table = estimate.table.isel(round=-1, stream=0)
+    chi_square = table["chi_square_left_out"].values
+    counts = [int(jnp.sum(stream.mask[0] & jnp.asarray(np.isin(year, pair)))) for pair in np.split(np.unique(year)[:6], 3)]
+    assert table["first_year_left_out"].values.tolist() == [2001, 2003, 2005]
+    assert chi_square[2] / chi_square[:2].mean() == pytest.approx(9.0, rel=0.1)
+    assert np.average(chi_square, weights=counts) == pytest.approx(1.0, abs=0.02)
+    assert table["inside_left_out"].values[2] < 0.8 and table["inside_left_out"].values[0] > 0.98
+    said = [sentence for sentence in estimate.sentences if "in years that were left out" in sentence]
+    assert len(said) == 1 and f"{chi_square.max():.2f}" in said[0]
+
+
 @pytest.mark.parametrize(("years", "lengths"), [(2, [1, 1]), (3, [1, 1, 1]), (6, [2, 2, 2]), (7, [3, 2, 2]), (15, [3] * 5)])
 def test_blocks_are_a_third_of_the_years_three_at_most(years, lengths):
     stream = Stream(np.zeros(365 * years), 1.0, time=days(365 * years))
