@@ -70,7 +70,7 @@ def scores(bands, observations, problem, z) -> dict[str, dict[str, float]]:
     return table
 
 
-def calibrated(bench: harness.Benchmark, experiment, method: str, start):
+def calibrated(bench: harness.Benchmark, site: str, experiment, method: str, start):
     """The experiment with errors by `method`, and its MAP; from a finished calibration by chi-square."""
     from landcal_jax.calibration import with_errors
     from landcal_jax.error_estimation import estimate_errors
@@ -83,7 +83,7 @@ def calibrated(bench: harness.Benchmark, experiment, method: str, start):
         chi_square = estimate.table["chi_square_left_out"].isel(round=-1)
         for name in chi_square["stream"].values:
             for what in ("min", "max"):
-                bench.figure(f"{experiment.title} {name}: chi-square of calibrated years left out, {what}imum over blocks",
+                bench.figure(f"{site} {name}: chi-square of calibrated years left out, {what}imum over blocks",
                              getattr(chi_square.sel(stream=name), what)(), "1")
     return with_errors(experiment, estimate), estimate.result
 
@@ -95,7 +95,7 @@ def one_site(bench: harness.Benchmark, site: str, experiment, judged: bool) -> N
 
     start = lc.calibrate(experiment, default_solver(number=4 if bench.quick else 16), seed=0, progress=False)
     for method in METHODS[::2] if bench.quick else METHODS:
-        fitted, result = calibrated(bench, experiment, method, start)
+        fitted, result = calibrated(bench, site, experiment, method, start)
         posterior = lc.laplace(fitted.problem, result, draws=1)
         for period, observations in (("calibrated", fitted.problem.observations), ("held out", fitted.held_out)):
             bands = posterior.predictive(problem=fitted.problem.with_observations(observations))

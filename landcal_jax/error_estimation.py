@@ -219,9 +219,7 @@ def _left_out(observations: Observations, parts: Parts) -> tuple[str, ...]:
 def _check(problem: Problem, method: str, prior_weight: float, block_years: int | None, rounds: int | None) -> None:
     if method not in _METHODS:
         raise ValueError(complain(f"a method of {', '.join(_METHODS)}", f"{method!r}", 'method="marginal"'))
-    if problem.errors is not None:
-        raise TypeError(complain("a problem whose errors are given", f"free errors of {', '.join(problem.errors.streams)}",
-                                 "the problem before with_error_parameters"))
+    problem.require_least_squares("an estimation of its errors")
     if method in ("marginal", "cross-validation") and not problem.has_tangent:
         raise TypeError(complain(f'a model with a tangent-linear for method="{method}"', problem.forward.description,
                                  'method="residuals", or problem.finite_difference()'))

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from landcal_jax import devices
 from landcal_jax.errors import complain
+from landcal_jax.map_error import MapError
 from landcal_jax.model import AbstractModel, Run, Theta, equilibrium, simulate
 from landcal_jax.sites import Sites
 
@@ -47,6 +48,19 @@ class AbstractForward(eqx.Module):
     def has_adjoint(self) -> bool:
         """Whether a gradient is one adjoint; of a map with tangents alone it takes one for each element of theta."""
         return self.differentiable
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the map knows its own error, as an emulator does: J then has it beside R, see `landcal_jax.map_error`."""
+        return False
+
+    def covariance(self, theta: Theta, operators: Mapping[str, Callable | None]) -> dict[str, MapError]:
+        """The error of what `__call__` gives, by stream, of a map that is `uncertain`; streams without one are exact."""
+        return {}
+
+    def caveats(self, theta: Theta) -> tuple[str, ...]:
+        """What a reader must know of the map at this theta, in sentences, such as that an emulator is outside of its design there."""
+        return ()
 
     def failure_words(self) -> str:
         """Why runs failed, to follow the sentence that says how many did; empty where the map does not know."""

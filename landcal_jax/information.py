@@ -120,10 +120,7 @@ def require_linear(problem: Problem) -> None:
     if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear, to see what observations say", problem.forward.description,
                                  "problem.finite_difference(), one run more for every parameter"))
-    if problem.errors is not None:
-        raise TypeError(complain("a problem whose errors R are given, to see what observations say",
-                                 f"free errors of {listed(problem.errors.streams)}",
-                                 "estimate_errors(...).problem, or the problem before with_error_parameters with these errors put in"))
+    problem.require_least_squares("what observations say")
 
 
 def point_of(problem: Problem, result: Result | Array) -> Array:

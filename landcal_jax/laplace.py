@@ -65,7 +65,7 @@ def laplace(
     exact = curvature == "hessian"
     values, vectors = np.linalg.eigh(np.asarray((_hessian if exact else _gauss_newton)(problem, z)))
     if not np.isfinite(values).all() or values[0] <= 0:
-        other = ', or curvature="gauss-newton"' if problem.errors is None else ""
+        other = ', or curvature="gauss-newton"' if problem.least_squares else ""
         raise ValueError(complain("a positive definite Hessian at the MAP", f"smallest eigenvalue {values[0]:.3g}",
                                   f"solve on to a minimum (smaller tolerance, other starts){other}"))
     root = vectors / np.sqrt(values)

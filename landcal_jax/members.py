@@ -70,11 +70,9 @@ class Costs(NamedTuple):
 def run_members(problem: Problem, Z: Array, failed: FailedRuns | None = None) -> Ran:
     """Run members Z (member, n) of `problem` under the rule `failed` (default `FailedRuns()`).
 
-    Raises RuntimeError if more than its limit fail, and TypeError where errors are parameters: members are judged by their residuals.
+    Raises RuntimeError if more than its limit fail, and TypeError where R depends on z: members are judged by their residuals.
     """
-    if problem.errors is not None:
-        raise TypeError(complain("errors R that are given, for a solver that works on members", f"free errors of "
-                                 f"{', '.join(problem.errors.streams)}", "LBFGS(), a sampler, or estimate_errors, which alternates"))
+    problem.require_least_squares("a solver that works on members")
 
     def run(Z):
         predicted = {name: np.array(values) for name, values in problem.ensemble(jnp.asarray(Z)).items()}

@@ -76,7 +76,7 @@ def adaptive_metropolis(
         raise ValueError(complain("at least one chain, draw and proposal for each", f"{chains}, {draws}, {thin}, warmup {warmup}",
                                   "adaptive_metropolis(problem, result) has the defaults"))
     if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
+        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
     key, root = key_of(key), cholesky_of(posterior.covariance)
     size = max(thin, thin * (CHUNK // thin))
     before = -(-(draws * thin if warmup is None else warmup) // size)

@@ -84,7 +84,7 @@ def mclmc(
     clock, key = Clock(), key_of(key)
     of_start, of_tuning, of_run = jax.random.split(key, 3)
     if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
+        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
     centre, root = posterior.centre, jnp.asarray(root_of(posterior.covariance))
     with progress_line.display(progress and problem.speaks, "sampling", "part", "") as show:
         w, tried = _start(problem, centre, root, chains, of_start)

@@ -173,7 +173,7 @@ def reference_of(problem: Problem, near: Result | ArrayLike | None) -> Reference
     centres = jnp.atleast_2d(near.z if isinstance(near, Result) else jnp.asarray(near, float))
     if centres.ndim != 2 or centres.shape[1] != n:
         raise ValueError(complain(f"minima of shape ({n},) or (minimum, {n})", f"{jnp.shape(centres)}", "near=result"))
-    roots, curvature = [], "gauss-newton" if problem.errors is None else "hessian"
+    roots, curvature = [], "gauss-newton" if problem.least_squares else "hessian"
     for centre in centres:
         values, vectors = np.linalg.eigh(np.asarray(laplace(problem, centre, curvature=curvature, draws=2).covariance))
         roots.append(np.linalg.cholesky((vectors * np.sqrt(values)) @ vectors.T))

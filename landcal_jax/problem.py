@@ -5,7 +5,8 @@
 J is available term by term, whitened residual by residual, with exact tangent-linear and adjoint products. The
 minimum of J over z is the MAP in z. Where priors are Gaussian and unbounded that is the MAP in x; where they are
 bounded it is not, because densities change under the transform: it is then the mode in the whitened space.
-Where errors in R are parameters too (`with_error_parameters`), J has 1/2 log det R as one more term.
+Where errors in R are parameters too (`with_error_parameters`), or the forward map knows its own error, which joins R (an emulator),
+J has 1/2 log det R as one more term.
 """
 
 import dataclasses
@@ -21,10 +22,11 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from landcal_jax import devices as several
-from landcal_jax import error_parameters
+from landcal_jax import error_parameters, map_error
 from landcal_jax.error_parameters import ErrorParameters
 from landcal_jax.errors import complain
 from landcal_jax.forward import AbstractForward
+from landcal_jax.map_error import MapError
 from landcal_jax.model import Theta
 from landcal_jax.observations import Observations
 from landcal_jax.parameters import Parameter, ParameterSpace
@@ -63,6 +65,9 @@ class Problem(eqx.Module):
         units = self.forward.output_units
         if units:
             self.observations.check_units(units)
+        if self.forward.uncertain:
+            for name, stream in self.observations.items():
+                map_error.check(name, stream)
 
     @eqx.filter_jit
     def predict(self, z: Array) -> dict[str, Array]:
@@ -78,8 +83,11 @@ class Problem(eqx.Module):
         return {"prior": z} | self.observations_at(self.theta(z)).residuals(self.predict(z))
 
     def terms(self, z: Array) -> dict[str, Array]:
-        """J term by term: half the sum of squares of each of `residuals`, and `log_determinant` where errors are parameters."""
-        return _terms(self.space, self.observations, self.errors, z, self.predict(z))
+        """J term by term: half the sum of squares of each of `residuals`, and `log_determinant` where R depends on z.
+
+        Of a map that knows its own error the squares are those of departures whitened by R and this error together.
+        """
+        return _terms(self.space, self.observations, self.errors, z, self.predict(z), self._error_of_map(z))
 
     def cost(self, z: Array) -> Array:
         """J(z), the sum of its terms."""
@@ -92,10 +100,8 @@ class Problem(eqx.Module):
         return constants - 0.5 * self.space.size * jnp.log(2 * jnp.pi) - self.cost(z)
 
     def residual_vector(self, z: Array) -> Array:
-        """All whitened residuals as one vector (m,), the prior's first. TypeError where errors are parameters: J is no such sum."""
-        if self.errors is not None:
-            raise TypeError(complain("a J that is a sum of squares", f"free errors of {', '.join(self.errors.streams)}: log det R is in it",
-                                     'LBFGS() and laplace(curvature="hessian"), a sampler, or estimate_errors, which alternates'))
+        """All whitened residuals as one vector (m,), the prior's first. TypeError where J is no such sum, see `least_squares`."""
+        self.require_least_squares("residuals as one vector")
         return ravel_pytree(tuple(self.residuals(z).values()))[0]
 
     def linearise(self, z: Array) -> Linearisation:
@@ -150,6 +156,17 @@ class Problem(eqx.Module):
         if self.errors is not None:
             errors = ErrorParameters(self.errors.entries + errors.entries)
         return dataclasses.replace(self, space=space, observations=observations, errors=errors)
+
+    @property
+    def least_squares(self) -> bool:
+        """Whether J is half a sum of squares, as Gauss-Newton methods need it: R is given, and does not depend on z."""
+        return self.errors is None and not self.forward.uncertain
+
+    def _error_of_map(self, z: Array) -> dict[str, MapError]:
+        if not self.forward.uncertain:
+            return {}
+        operators = {name: stream.operator for name, stream in self.observations.items()}
+        return self.forward.covariance(self._of_model(self.space.physical(z)), operators)
 
     def _of_model(self, theta: Theta) -> Theta:
         """What the forward map knows of theta."""
@@ -216,6 +233,16 @@ class Problem(eqx.Module):
             raise TypeError(complain(
                 f"a differentiable forward map for {what}", self.forward.description,
                 "an ensemble or search solver, problem.finite_difference(), or an emulator (problem.with_forward(emulator))"))
+
+    def require_least_squares(self, what: str) -> None:
+        """Raise TypeError with advice if R depends on z, so that J is no sum of squares."""
+        if self.least_squares:
+            return
+        free = self.errors is not None
+        got = f"free errors of {', '.join(self.errors.streams)}" if free else f"{self.forward.description}, whose error joins R"
+        other = "estimate_errors, which alternates" if free else "the map without its error"
+        raise TypeError(complain(f"a J that is a sum of squares, for {what}", f"{got}: log det R is in it and depends on z",
+                                 f'LBFGS() and laplace(curvature="hessian"), a sampler, or {other}'))
 
     def theta(self, z: Array) -> Theta:
         """Physical parameters at z: `space.physical(z)`."""
@@ -284,12 +311,15 @@ def _costs_of(space: ParameterSpace, observations: Observations, errors: ErrorPa
     return jax.vmap(lambda z, modelled: sum(_terms(space, observations, errors, z, modelled).values()))(Z, predicted)
 
 
-def _terms(space, observations, errors, z, modelled) -> dict[str, Array]:
-    """J by term at z, whose run gave `modelled`."""
+def _terms(space, observations, errors, z, modelled, of_map: Mapping[str, MapError] | None = None) -> dict[str, Array]:
+    """J by term at z, whose run gave `modelled`, with the errors `of_map` where the map knows them."""
     now = observations if errors is None else errors.observations(observations, space.physical(z))
     terms = {name: 0.5 * jnp.sum(part**2) for name, part in ({"prior": z} | now.residuals(modelled)).items()}
     if errors is not None:
         terms["log_determinant"] = error_parameters.log_determinant(now, observations, errors.streams)
+    for name, error in (of_map or {}).items():
+        terms[name], more = map_error.term(now[name], modelled[name], error)
+        terms["log_determinant"] = terms.get("log_determinant", 0.0) + more
     return terms
 
 

@@ -94,7 +94,7 @@ def nuts(
     """
     _check(problem, chains, draws, warmup, target_accept)
     if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.errors is None else "hessian", draws=2)
+        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
     if periods is None:
         periods = problem.forward.model.periods if isinstance(problem.forward, SiteForward) else {}
     turns, key = turns_of(problem.space, periods), key_of(key)

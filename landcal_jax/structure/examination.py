@@ -11,7 +11,8 @@ mend the first and examine again. Then the signs that something is wrong: residu
 or seasons, streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
 
 Alarms are rare by design: with a right model, and right R, one report in twenty has one (`alarm`), half of that for the causes, whose
-threshold is simulated, half shared by all the tests of signs (Bonferroni).
+threshold is simulated, half shared by all the tests of signs (Bonferroni). Apart from these tests stands how the calibration ended
+(`endings`): a solve that is at no minimum, chains that disagree, runs that fail, an emulator out of its depth.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,22 +27,32 @@ from jax import Array
 from landcal_jax.calibration import Calibration
 from landcal_jax.errors import complain
 from landcal_jax.information import point_of
+from landcal_jax.observations import Observations
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result, Status
-from landcal_jax.structure import checks, parameters, subsets
+from landcal_jax.solvers import Result
+from landcal_jax.structure import checks, endings, parameters, subsets
 from landcal_jax.structure.findings import Examined, p_text
 from landcal_jax.structure.findings import Finding as Finding
 from landcal_jax.structure.predictive import predictive_checks
-from landcal_jax.structure.score_tests import Named, Scores, Whitened, groups_of, refitted, score_tests, whitened_at, whitened_directions
+from landcal_jax.structure.score_tests import (
+    Named,
+    Scores,
+    Whitened,
+    check_alarm,
+    groups_of,
+    refitted,
+    score_tests,
+    whitened_at,
+    whitened_directions,
+)
 from landcal_jax.structure.signals import Candidate, signals_of
+from landcal_jax.structure.tested import Tested
 
 AS_GOOD = 3.0
 """Difference of log evidence, a factor of 20, below which another cause explains the data nearly as well."""
-UNFINISHED = 1.0
-"""Further fall of J, in the linear approximation, from which a solve that did not converge is said to be unfinished."""
-KINKS = (Status.NO_DECREASE, Status.ANALYSIS, Status.SEARCHED)
-"""Ends at which a gradient may be left: J has kinks there, or the method does not go to the minimum; no alarm, but said."""
+DRAWS = 400
+"""Draws of the posterior for the predictive checks."""
 
 
 class Findings(Examined):
@@ -57,19 +68,49 @@ class Findings(Examined):
 def examine(
     calibrated: Calibration | Problem, result: Result | Array | None = None, posterior: Posterior | None = None, *,
     candidates: Mapping[str, Mapping[str, Any]] | None = None, more: Sequence[Finding] = (), diagnosis: Any = None, refits: bool = True,
-    alarm: float = 0.05, seed: int = 0,
+    members: int | None = None, alarm: float = 0.05, seed: int = 0,
 ) -> Findings:
     """Examine a calibrated model; see the module.
 
     `calibrated`: a Calibration, or a Problem with its `result` (a Result, or z (n,)) and, if there is one, its `posterior`, which then
-    gives the draws of the predictive checks. `candidates`: errors of your own to be tested, name -> {stream: direction (site, n_obs)},
-    the derivative of the predictions with respect to a coefficient. `more`: findings of others, such as of an emulator out of its depth,
-    to be ranked with these. `diagnosis`: that of the chains of a sampler, anything with `sentences` and `passed`. `refits`: calibrate
-    anew with the candidates that stand out and on parts of the data; without it their order is that of the tangent. `alarm`: the
-    chance that a right model raises any alarm.
+    gives the draws of the predictive checks and is examined too: its chains, importance weights, warnings. `candidates`: errors of your
+    own to be tested, name -> {stream: direction (site, n_obs)}, the derivative of the predictions with respect to a coefficient. `more`:
+    findings of others, to be ranked with these. `diagnosis`: that of the chains of a sampler outside of this package, anything with
+    `sentences` and `passed`. `refits`: calibrate anew with the candidates that stand out and on parts of the data; without it their
+    order is that of the tangent. `members`: runs over the prior, to see which fail; without it 200 of a model in JAX, and none of
+    one that JAX cannot compile, which may take long. `alarm`: the chance that a right model raises any alarm.
 
-    Raises TypeError for a model without tangent-linear, ValueError if the run at z is not finite or there is no result.
+    Raises TypeError for a model without tangent-linear, ValueError if the run at z is not finite, if there is no result, for a posterior
+    of other parameters, and for an `alarm` that is no chance.
     """
+    problem, result, posterior, title = _given(calibrated, result, posterior, alarm)
+    z = np.asarray(point_of(problem, result))
+    observations = endings.in_force(problem, z)
+    whitened = whitened_at(problem, z, observations)
+    signals = signals_of(problem, jnp.asarray(z), candidates)
+    directions = whitened_directions(observations, signals, problem.predict(jnp.asarray(z)), whitened)
+    scores = score_tests(whitened, signals.candidates, directions, alarm=alarm / 2, seed=seed)
+    named = refitted(scores, signals, observations, jnp.asarray(z), whitened) if refits else _loud(scores)
+    said = [*_signs(problem, observations, whitened, z, _draws(posterior, whitened, z, seed), refits, seed),
+            *_failures(problem, result, members, seed)]
+    signs = [each for each in said if isinstance(each, Finding)]
+    tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
+    signs = [each.judged(alarm / 2, max(tests, 1)) for each in (*signs, *more)]
+    solved = list(endings.of_solve(problem, result, z, whitened))
+    of_posterior = list(endings.of_posterior(problem, posterior, diagnosis))
+    emulated = list(endings.of_emulator(problem, problem.observations_at(problem.theta(jnp.asarray(z))), z))
+    ended = [each for each in (*solved, *of_posterior, *emulated) if isinstance(each, Finding)]
+    found = [*_causes(scores, named), *ended, *sorted(signs, key=_weight)]
+    # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
+    first = "solver" if endings.hides(solved, result, 0.5 * float(whitened.r @ whitened.r)) else "cause"
+    found.sort(key=lambda each: (not each.alarm, each.kind != first))
+    notes = [each[:1].upper() + each[1:] for each in (*signals.notes, *said, *of_posterior) if isinstance(each, str)]
+    return Findings(tuple(found), problem, z, whitened, scores, tuple(named), observations, title, tuple(notes), alarm)
+
+
+def _given(calibrated: Calibration | Problem, result: Result | Array | None, posterior: Posterior | None, alarm: float):
+    """Problem, result, posterior and title of what is to be examined; see `examine` for what is refused."""
+    check_alarm(alarm)
     title = "Structure of a calibrated model"
     if isinstance(calibrated, Calibration):
         problem, result, posterior = calibrated.experiment.problem, calibrated.result, calibrated.posterior
@@ -79,33 +120,37 @@ def examine(
     if result is None:
         raise ValueError(complain("a Calibration, or a Problem with its result", "a Problem alone", "examine(problem, solve(problem, ...))")
                          )
+    if posterior is not None and posterior.problem.space.labels != problem.space.labels:
+        raise ValueError(complain(f"a posterior of the same parameters, {', '.join(problem.space.labels)}",
+                                  ", ".join(posterior.problem.space.labels), "laplace(problem, result), or leave it out"))
     if not problem.has_tangent:
         raise TypeError(complain("a model with a tangent-linear, to see what its parameters take up", problem.forward.description,
                                  "problem.finite_difference(), or an emulator of it"))
-    z = np.asarray(point_of(problem, result))
-    observations = problem.observations_at(problem.theta(jnp.asarray(z)))
-    whitened = whitened_at(problem, z, observations)
-    signals = signals_of(problem, jnp.asarray(z), candidates)
-    directions = whitened_directions(observations, signals, problem.predict(jnp.asarray(z)), whitened)
-    scores = score_tests(whitened, signals.candidates, directions, alarm=alarm / 2, seed=seed)
-    named = refitted(scores, signals, observations, jnp.asarray(z)) if refits else [
-        each for each in groups_of(scores) if each.alarm and each.evidence > 0]
-    draws = _draws(posterior, whitened, z, seed)
-    signs = [*checks.sizes(whitened, observations.sites), *checks.memories(whitened, observations.sites),
-             *checks.seasons(whitened, observations.sites),
-             *subsets.parted(problem, observations, whitened, z, refits and problem.errors is None),
-             *parameters.prior_conflict(problem, observations, whitened, z), *parameters.moved(problem, z),
-             *parameters.bounds(problem, whitened, z), *parameters.unseen(problem, whitened),
-             *predictive_checks(problem, observations, whitened, z, draws, seed)]
-    if problem.forward.traceable:
-        signs += parameters.failures(problem, seed)
-    tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
-    signs = [each.judged(alarm / 2, max(tests, 1)) for each in (*signs, *more)]
-    found = [*_ended(result, whitened), *_causes(scores, named), *_of_chains(diagnosis), *sorted(signs, key=_weight)]
-    # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
-    failed = isinstance(result, Result) and result.status < 0
-    found.sort(key=lambda each: (not each.alarm, each.kind != ("solver" if failed else "cause")))
-    return Findings(tuple(found), problem, z, whitened, scores, tuple(named), observations, title, signals.notes)
+    return problem, result, posterior, title
+
+
+def _signs(problem: Problem, observations: Observations, whitened: Whitened, z: np.ndarray, draws: np.ndarray, refits: bool, seed: int,
+           ) -> Iterator[Finding | str]:
+    """All signs that something is wrong, and sentences about what could not be tested."""
+    tested = Tested.of(whitened, observations)
+    yield from (f"{name} was not tested: it has no value with a weight above zero."
+                for name, rows in whitened.rows.items() if not len(rows))
+    yield from checks.sizes(tested, observations.sites)
+    yield from checks.memories(tested, observations.sites)
+    yield from checks.seasons(tested)
+    yield from subsets.parted(problem, observations, tested, z, refits and problem.least_squares)
+    yield from parameters.prior_conflict(problem, tested, z)
+    yield from parameters.moved(problem, z)
+    yield from parameters.bounds(problem, whitened, z)
+    yield from parameters.unseen(problem, whitened)
+    yield from predictive_checks(problem, observations, tested, z, draws, seed)
+
+
+def _failures(problem: Problem, result: Result | Array, members: int | None, seed: int) -> Iterator[Finding | str]:
+    """Runs over the prior that fail, or what the solve knows of them where such runs are not made unasked."""
+    if problem.forward.traceable or members:
+        return parameters.failures(problem, seed, parameters.MEMBERS if members is None else members)
+    return parameters.not_run(problem, result)
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:
@@ -114,50 +159,37 @@ def _weight(finding: Finding) -> tuple[bool, float]:
 
 
 def _draws(posterior: Posterior | None, whitened: Whitened, z: np.ndarray, seed: int) -> np.ndarray:
-    """Draws of the posterior (draw, n); of the Gauss-Newton approximation where none is given."""
+    """Draws of the posterior (draw, n), evenly from all of its chains; of the Gauss-Newton approximation where none is given."""
     if posterior is not None:
-        return np.asarray(posterior.z)[:: max(1, len(posterior.z) // 400)]
+        return np.asarray(posterior.z)[np.unique(np.linspace(0, len(posterior.z) - 1, DRAWS).astype(int))]
     root = np.linalg.cholesky(np.linalg.inv(whitened.G.T @ whitened.G))
-    return z + np.asarray(jax.random.normal(jax.random.key(seed), (400, len(z)))) @ root.T
+    return z + np.asarray(jax.random.normal(jax.random.key(seed), (DRAWS, len(z)))) @ root.T
 
 
-def _ended(result: Result | Array, whitened: Whitened) -> Iterator[Finding]:
-    """How the solve ended, and whether its starts agree."""
-    if not isinstance(result, Result):
-        return
-    gradient = whitened.G.T @ whitened.r
-    further = float(0.5 * gradient @ np.linalg.solve(whitened.G.T @ whitened.G, gradient))
-    if result.status is not Status.CONVERGED and (result.status < 0 or further > UNFINISHED):
-        yield Finding("solver", f"The solve may not have ended at a minimum: J could fall by {further:.1f} more, by the linearised model "
-                      f"({result.status.sentence}).",
-                      "Solve on from here (z0=result, more steps), or with Levenberg-Marquardt from several starts; all that follows is "
-                      "about where it stands.", alarm=result.status < 0 or result.status not in KINKS, figure="starts",
-                      numbers={"further": further})
-    ends = np.sort(np.asarray(result.details.get("end_cost", ())))
-    ends = ends[np.isfinite(ends)]
-    if len(ends) > 2 and ends[1] - ends[0] > 2:
-        yield Finding("solver", f"The best of {len(ends)} starts ends at J = {ends[0]:.1f}, the next best at {ends[1]:.1f}: one start "
-                      "alone found it.",
-                      "A lower minimum may be left: more starts (MultiStart(number=)), or other seeds.", figure="starts",
-                      numbers={"end_cost": ends})
-
-
-def _of_chains(diagnosis: Any) -> Iterator[Finding]:
-    """What the diagnosis of chains says, if any."""
-    if diagnosis is not None and not diagnosis.passed:
-        for sentence in diagnosis.sentences:
-            yield Finding("chains", str(sentence), "Run the chains longer or from the other side of what separates them.", alarm=True)
+def _loud(scores: Scores) -> list[Named]:
+    """The groups of candidates that stand out, by the tangent alone: the likely ones, all if none is."""
+    loud = [each for each in groups_of(scores) if each.alarm]
+    return [each for each in loud if each.evidence > 0] or loud
 
 
 def _causes(scores: Scores, named: Sequence[Named]) -> Iterator[Finding]:
     """The cause that explains the residuals best, with what else explains them as well, and the others as alternatives to it."""
     for place, each in enumerate(named):
         candidate = scores.candidates[each.best]
-        yield Finding("alternative" if place else "cause", _named(candidate, scores, each) + ("" if place else _rank(scores, named)),
-                      _advice(candidate), float(scores.log_family[each.best]), cause=True, alarm=not place, evidence=each.evidence,
+        sentence = _named(candidate, scores, each) + _unlikely(each) + ("" if place else _rank(scores, named))
+        yield Finding("alternative" if place else "cause", sentence, _advice(candidate), float(scores.log_family[each.best]), cause=True,
+                      alarm=not place, evidence=each.evidence,
                       figure="cause", subject=candidate.words,
                       numbers={"group": each.group, "candidate": candidate.name, "t": float(scores.t[each.best]),
                                "kept": float(scores.kept[each.best])})
+
+
+def _unlikely(each: Named) -> str:
+    """What is to be said of a candidate that stands out, but that its size and the number of candidates speak against."""
+    if each.evidence >= 0:
+        return ""
+    return (f" It stands out of chance, but is unlikely a priori: the evidence is against it by a factor of {np.exp(-each.evidence):.2g}, "
+            "its size and the number of candidates considered.")
 
 
 def _rank(scores: Scores, named: Sequence[Named]) -> str:
@@ -193,7 +225,7 @@ def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
 def _amount(candidate: Candidate, c: float, spread: float) -> str:
     if candidate.name.endswith("_factor"):
         return f"{candidate.detail}, {1 + c:.3g} ± {spread:.2g}"
-    return f"{candidate.detail}, {c:+.3g} ± {spread:.2g} {candidate.unit}".rstrip()
+    return f"{candidate.detail}, {c:+.3g} ± {spread:.2g} {candidate.unit.strip()}".rstrip()
 
 
 def _advice(candidate: Candidate) -> str:
