@@ -21,7 +21,7 @@ from landcal_jax.error_estimation import ROUNDS, ErrorEstimate, estimate_errors
 from landcal_jax.errors import complain
 from landcal_jax.experiment import Experiment
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt, MultiStart
-from landcal_jax.laplace import laplace
+from landcal_jax.laplace import check_draws, laplace
 from landcal_jax.members import FailedRuns
 from landcal_jax.posterior import Posterior, from_ensemble
 from landcal_jax.problem import Problem
@@ -33,6 +33,8 @@ from landcal_jax.solving import solve
 
 MODEL_ERROR_ROUNDS = 2
 POSTERIORS = ("gauss-newton", "hessian", "low-rank", "nuts", "smc")
+FEWEST, FEWEST_OF_CHAINS = 2, 4
+"""Draws without which the output has no spread, and of each chain without which none can be compared with another."""
 CHI_SQUARE = "chi-square"
 """The word for a constant model error with which chi-square of the calibrated days is one."""
 
@@ -98,7 +100,7 @@ def calibrate(
     Raises ValueError and TypeError, before anything runs, for words that are none and for what does not go together.
     """
     solver = solver_for(experiment.problem) if solver is None else solver
-    _check(experiment, solver, posterior, errors)
+    _check(experiment, solver, posterior, errors, draws)
     experiment = with_levels(experiment)
     folder = None if checkpoint is None else Path(checkpoint)
 
@@ -126,9 +128,11 @@ def calibrate(
     return Calibration(experiment, result, found, {"seed": seed, "solver": words} | dict(about or {}))
 
 
-def _check(experiment: Experiment, solver, posterior: str, errors: str | None) -> None:
+def _check(experiment: Experiment, solver, posterior: str, errors: str | None, draws: int | None) -> None:
     """Refuse what does not go together before hours are spent on the solve."""
     problem, known = experiment.problem, (CHI_SQUARE, *ROUNDS)
+    if draws is not None:
+        check_draws(draws, FEWEST_OF_CHAINS if posterior == "nuts" else FEWEST)
     if posterior not in POSTERIORS:
         raise ValueError(complain(f"a posterior of {', '.join(POSTERIORS)}", f"{posterior!r}", 'posterior="gauss-newton"'))
     if posterior == "nuts" and not (problem.differentiable and problem.forward.traceable):

@@ -11,6 +11,8 @@ from landcal_jax.plot_parameters import near_bound
 from landcal_jax.problem import evaluate
 from landcal_jax.solvers import Status
 
+NOTABLE = 1.3  # chi-square, or one over it, below which the difference is of no account however many values there are
+REMEMBERED = 0.5  # correlation from step to step: the posterior is then too narrow by a factor of up to 1.7
 FEW_MEMBERS = 50  # the 5 % quantile of fewer is the second or third member
 
 
@@ -94,14 +96,15 @@ def _of_streams(experiment, runs, predictive) -> Iterator[str]:
         if stream.time is None:
             continue
         chi_square = float(stream.chi_square(runs["map"][name]))
-        if not experiment.estimate_model_error and abs(np.log(chi_square)) > np.log(1.3):
+        low, high = expected_chi_square(int(stream.count), experiment.problem.space.size)
+        if not experiment.estimate_model_error and not min(low, 1 / NOTABLE) <= chi_square <= max(high, NOTABLE):
             side = "smaller" if chi_square > 1 else "larger"
             yield f"Chi-square of {name} is {chi_square:.2f}: its errors R are {side} than the residuals."
-        memory = residual_memory(stream, runs["map"][name])
-        if stream.chain is None and memory > 1.5:
-            yield (f"Residuals of {name} are correlated over about {memory:.0f} days, but R takes errors as independent: "
-                   "the posterior is too narrow, by a factor of up to "
-                   f"{np.sqrt(memory_inflation(memory)):.1f} in standard deviation; errors=\"marginal\" estimates it.")
+        correlation, memory = residual_memory(stream, runs["map"][name])
+        if stream.chain is None and correlation > REMEMBERED:
+            yield (f"Residuals of {name} are correlated over about {memory:.0f} {'steps' if stream.time is None else 'days'}, but R takes "
+                   f"errors as independent: the posterior is too narrow, by a factor of up to "
+                   f"{np.sqrt(memory_inflation(correlation)):.1f} in standard deviation; errors=\"marginal\" estimates it.")
         failed = int(predictive[name].attrs.get("failed", 0))
         if failed:
             yield f"{failed} posterior runs of {name} failed and are not in its band."
@@ -119,21 +122,33 @@ def lonely_minimum(result) -> list[str]:
             "J has several minima, and another seed or more starts may find a lower one."]
 
 
-def residual_memory(stream: Stream, modelled) -> float:
-    """E-folding time of whitened residuals from their correlation between successive observed steps; 0 if none.
+def expected_chi_square(count: int, parameters: int) -> tuple[float, float]:
+    """Between which chi-square of `count` values lies if R is right, three standard deviations of chance to either side.
 
-    In days, or in steps where the stream has no times.
+    A fit takes up as many values as there are parameters at most, those that this stream alone determines being unknown here.
+    """
+    left = max(count - parameters, 0)
+    return (left - 3 * np.sqrt(2 * left)) / count, 1 + 3 * np.sqrt(2 / count)
+
+
+def residual_memory(stream: Stream, modelled) -> tuple[float, float]:
+    """Correlation of whitened residuals between successive observed steps, and the e-folding time it means.
+
+    In days, or in steps where the stream has no times. Both are zero for fewer than 30 pairs of steps, and for a correlation that is not
+    three standard deviations above that of independent residuals.
     """
     residual, mask, time = np.asarray(stream.whitened(modelled)), np.asarray(stream.mask), stream.time
     pairs = mask[:, 1:] & mask[:, :-1]
-    if pairs.sum() < 30:
-        return 0.0
+    before, after = residual[:, :-1][pairs], residual[:, 1:][pairs]
+    if pairs.sum() < 30 or before.std() == 0 or after.std() == 0:
+        return 0.0, 0.0
     days = 1.0 if time is None else np.median((time[:, 1:] - time[:, :-1])[pairs] / np.timedelta64(1, "D"))
-    correlation = np.corrcoef(residual[:, :-1][pairs], residual[:, 1:][pairs])[0, 1]
-    return float(-days / np.log(min(correlation, 0.999))) if correlation > 0 else 0.0
+    correlation = float(np.corrcoef(before, after)[0, 1])
+    if correlation < 3 / np.sqrt(pairs.sum()):
+        return 0.0, 0.0
+    return correlation, float(-days / np.log(min(correlation, 0.999)))
 
 
-def memory_inflation(memory: float) -> float:
-    """Factor on the variance of a mean when errors of e-folding time `memory` steps are taken as independent."""
-    correlation = np.exp(-1 / memory)
+def memory_inflation(correlation: float) -> float:
+    """Factor on the variance of a mean when errors with this correlation from step to step are taken as independent."""
     return (1 + correlation) / (1 - correlation)

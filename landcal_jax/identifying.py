@@ -45,6 +45,7 @@ COLLINEAR = 10.0  # index above which data alone do not tell parameters apart (B
 MOSTLY = 0.5  # variance reduction from which a parameter counts as constrained in the sentences about streams
 MOVED = 1.0  # prior standard deviations from the median from which a parameter of a solved problem counts as moved
 GROWS = 1.5  # factor on the standard deviation from which the sentences say that a stream is missed
+OWN = 0.1  # by which a correlation differs from that of the prior, to be told as one that the data leave
 PAIRS_TOLD = 6
 
 
@@ -139,6 +140,7 @@ def _add_modes(ds: xr.Dataset, together: Spectrum, root: np.ndarray, inverse: np
     ds["parameter_degrees_of_freedom"] = "parameter", np.diag(averaging), _about(
         "degrees of freedom for signal of the parameter, the diagonal of the averaging kernel")
     ds["correlation"] = ("parameter", "parameter_2"), correlation_of(covariance), _about("posterior correlation in whitened space")
+    ds["prior_correlation"] = ("parameter", "parameter_2"), root @ root.T, _about("prior correlation in whitened space")
 
 
 def _add_streams(
@@ -249,8 +251,9 @@ def _findings(ds: xr.Dataset) -> list[str]:
         found.append(f"At a bound: {listed(bound, 40)}. There the whitened parameter is far out in its prior and what is said about it "
                      "here holds least: look for what the model lacks, or widen the bound, before calling it constrained.")
     apart = labels[ds["told_apart"].values]
+    example = f", for example {listed(apart, 40)}" if len(apart) else ""
     found.append(f"Without the prior the data tell apart {len(apart)} of {n} parameters at a time (collinearity index below "
-                 f"{COLLINEAR:.0f}), for example {listed(apart, 40)}.")
+                 f"{COLLINEAR:.0f}){example}.")
     return found
 
 
@@ -282,7 +285,10 @@ def _about_pairs(ds: xr.Dataset, streams: list[str]) -> list[str]:
     labels, matrix = ds["parameter"].values, ds["correlation"].values
     rows, columns = np.triu_indices(len(labels), 1)
     values = matrix[rows, columns]
-    order = [index for index in np.argsort(-np.abs(values), kind="stable") if abs(values[index]) > ds.attrs["correlated_above"]]
+    # What the prior has is no word of the data.
+    own = np.abs(values - ds["prior_correlation"].values[rows, columns]) > OWN
+    told = own & (np.abs(values) > ds.attrs["correlated_above"])
+    order = [index for index in np.argsort(-np.abs(values), kind="stable") if told[index]]
     found = []
     for index in order[:PAIRS_TOLD]:
         one, other, value = labels[rows[index]], labels[columns[index]], values[index]

@@ -26,6 +26,12 @@ BLOCK = 16  # vectors of a batch of products: for a model in JAX these cost litt
 THRESHOLD = 0.01  # below it an eigenvalue narrows its direction by less than half a per cent
 
 
+def check_draws(draws: int, least: int = 1) -> None:
+    """Raise ValueError for what is no number of draws, or one below `least`."""
+    if not isinstance(draws, int | np.integer) or draws < least:
+        raise ValueError(complain(f"a number of draws, {least} or more", f"{draws!r}", "draws=1000"))
+
+
 def laplace(
     problem: Problem, result: Result | Array, *, curvature: str = "gauss-newton", draws: int = 1000, key: Array | int = 0,
     threshold: float | None = None,
@@ -54,6 +60,7 @@ def laplace(
                                  "from_ensemble(problem, solve(problem, IterativeFourDEnVar(), z0=result, key=0)), by runs alone"))
     if curvature not in ("gauss-newton", "hessian", "low-rank"):
         raise ValueError(complain('curvature "gauss-newton", "hessian" or "low-rank"', repr(curvature), "one of the three"))
+    check_draws(draws)
     if threshold is not None and (curvature != "low-rank" or not threshold > 0):
         raise ValueError(complain('a threshold above zero, with curvature="low-rank"', f"{threshold!r} with {curvature!r}",
                                   "leave it out"))

@@ -82,7 +82,8 @@ class Posterior(eqx.Module):
         draw with its own error parameters where these are free. Members that fail are left out and counted in the attribute
         `failed`; where both sides of an axis fail, the band is too narrow by what is along it.
 
-        Raises ValueError for a problem with other parameters or priors, and for outputs that the model does not have.
+        Raises ValueError for a problem with other parameters or priors, for outputs that the model does not have, and for a number of
+        `draws` that there are not.
         """
         target = self.problem if problem is None else propagation.elsewhere(
             self.problem, problem, jnp.concatenate([self.centre[None], self.z[:8]]))
@@ -90,8 +91,20 @@ class Posterior(eqx.Module):
         if self.gaussian and draws is None:
             bands = propagation.linear_bands(target, self.centre, self.covariance, quantiles)
         else:
-            bands = propagation.sampled_bands(target, self.z[:draws], key_of(key), quantiles)
+            bands = propagation.sampled_bands(target, self.some(draws), key_of(key), quantiles)
         return propagation.to_dataset(target, bands, quantiles, tuple(outputs))
+
+    def some(self, number: int | None = None) -> Array:
+        """`number` draws z (number, n), evenly spaced, so that all chains have a part in them; all of them without it.
+
+        Raises ValueError for a number below one or above that of the draws.
+        """
+        if number is None:
+            return self.z
+        if not isinstance(number, int | np.integer) or not 1 <= number <= len(self.z):
+            raise ValueError(complain(f"a number of draws between 1 and {len(self.z)}, which there are", f"{number!r}",
+                                      "leave it out for all"))
+        return self.z[np.arange(number) * len(self.z) // number]
 
     def excess_cost(self, draws: int | None = None) -> float:
         """Median rise of J from the centre to the draws, over n/2, what it is for a Gaussian: near 1 is right.
@@ -100,8 +113,8 @@ class Posterior(eqx.Module):
         Far above 1 the posterior is not Gaussian in z. Intervals of single parameters may still hold, but a draw is then no
         credible set of parameters: run a sampler on `problem.log_density` where you need such sets.
         """
-        draws = (200 if self.problem.forward.traceable else 50) if draws is None else draws
-        rise = costs(self.problem, np.asarray(self.z[:draws])) - float(self.problem.cost(self.centre))
+        draws = min(200 if self.problem.forward.traceable else 50, len(self.z)) if draws is None else draws
+        rise = costs(self.problem, np.asarray(self.some(draws))) - float(self.problem.cost(self.centre))
         return float(np.median(np.where(np.isfinite(rise), rise, np.inf)) / (0.5 * self.z.shape[1]))
 
     def importance(self, draws: int | None = None) -> Importance:
@@ -112,7 +125,7 @@ class Posterior(eqx.Module):
         """
         if not self.gaussian:
             raise ValueError(complain("draws of a Gaussian, whose density is known", self.method, "laplace(problem, result).importance()"))
-        z = self.z[:draws]
+        z = self.some(draws)
         squared = squared_distances(self.covariance, z - self.centre)
         return importance_of(0.5 * squared - costs(self.problem, np.asarray(z)))
 
@@ -126,7 +139,7 @@ class Posterior(eqx.Module):
         if not found.passed:
             raise ValueError(complain(
                 f"a k-hat below {found.limit:.2f}", f"{found.k_hat:.2f}", "nuts(problem, result, posterior=posterior)"))
-        return from_draws(self.problem, self.z[: len(found.weights)], method=f"{self.method}, reweighted", weights=found.weights,
+        return from_draws(self.problem, self.some(len(found.weights)), method=f"{self.method}, reweighted", weights=found.weights,
                           centre=self.centre, key=key, details={"k_hat": found.k_hat})
 
     def to_xarray(self) -> xr.Dataset:

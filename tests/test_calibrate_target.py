@@ -58,6 +58,13 @@ def by_differences():
 step = np.arange(60) / 30
 in_jax = lc.Problem(space, lc.FunctionForward(lambda theta: {"water": (theta["a"] * jnp.exp(-theta["k"] * step))[None]}), observations)
 number = 3
+
+def whose_examination_fails():
+    def examine(*args, **kwargs):
+        raise OverflowError("no number is large enough")
+
+    lc.structure.examine = examine
+    return in_jax
 """
 
 
@@ -125,6 +132,13 @@ def test_chains_and_the_report_on_structure(folder):
         assert ds.sizes["draw"] == 4000 and (ds["posterior_lower"] < ds["map"]).all() and (ds["map"] < ds["posterior_upper"]).all()
     again = landcal(folder, "mine.py:in_jax", "--posterior", "nuts", "--examine", "--starts", "4", "--resume")
     assert again[1].strip().endswith("nothing to resume.")
+
+
+def test_results_are_kept_where_the_examination_fails(folder):
+    status, said, errors = landcal(folder, "mine.py:whose_examination_fails", "--examine", "--solver", "lbfgs", "--starts", "1")
+    assert status == 0, errors
+    assert "Examined: no report, since it failed (OverflowError: no number is large enough)." in " ".join(said.split())
+    assert (folder / "landcal-out" / "posterior.nc").is_file() and not (folder / "landcal-out" / "structure.html").exists()
 
 
 @pytest.mark.parametrize("arguments, message", [

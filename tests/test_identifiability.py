@@ -242,6 +242,16 @@ def test_a_parameter_that_is_not_seen_has_an_infinite_index():
     assert collinearity_index(np.diag([1.0, 0.0]), [0]) == 1.0
 
 
+def test_a_correlation_of_the_prior_is_no_word_of_the_data():
+    """Two parameters that go together in the prior and that nothing sees: the data are not accused of it."""
+    priors = {name: Parameter.normal(0.0, 1.0) for name in "abc"}
+    correlation = np.eye(3) + 0.95 * (np.eye(3, k=1) + np.eye(3, k=-1)) * np.array([[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+    problem = linear({"y": np.array([[0.0, 0.0, 3.0]])}, {"y": Stream([0.0], 1.0)}, priors, correlation=correlation)
+    ds = identifiability(problem, jnp.zeros(3))
+    assert float(ds["correlation"][0, 1]) == pytest.approx(0.95) and float(ds["prior_correlation"][0, 1]) == pytest.approx(0.95)
+    assert "apart: correlation" not in "\n".join(sentences(ds))
+
+
 def test_the_findings_say_what_to_do():
     """Two parameters of which only the sum is seen, one that is not seen at all, one at its bound and seen well."""
     priors = {"lma": Parameter.normal(0.0, 1.0), "efficiency": Parameter.normal(0.0, 1.0), "wood": Parameter.normal(0.0, 1.0),

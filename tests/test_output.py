@@ -384,24 +384,43 @@ def autoregression(rho, number, seed=0):
 def test_memory_of_a_known_autoregression(rho, share):
     number = 40_000
     values = np.where(np.random.default_rng(1).random(number) < share, autoregression(rho, number), np.nan)
-    memory = caveats.residual_memory(Stream(values, 1.0), np.zeros((1, number)))
+    correlation, memory = caveats.residual_memory(Stream(values, 1.0), np.zeros((1, number)))
     assert memory == pytest.approx(-1 / np.log(rho), rel=0.1)
+    assert correlation == pytest.approx(rho, rel=0.02)
     # Variance of the mean of an autoregression over that of independent values.
-    assert caveats.memory_inflation(-1 / np.log(rho)) == pytest.approx((1 + rho) / (1 - rho))
+    assert caveats.memory_inflation(rho) == pytest.approx((1 + rho) / (1 - rho))
 
 
-def test_white_residuals_have_hardly_a_memory_and_few_pairs_none():
+def test_white_residuals_and_few_pairs_have_no_memory():
     white = np.random.default_rng(2).standard_normal(2000)
-    assert caveats.residual_memory(Stream(white, 1.0), np.zeros((1, 2000))) < 0.5
-    assert caveats.residual_memory(Stream(autoregression(0.9, 25), 1.0), np.zeros((1, 25))) == 0.0
+    assert caveats.residual_memory(Stream(white, 1.0), np.zeros((1, 2000))) == (0.0, 0.0)
+    assert caveats.residual_memory(Stream(autoregression(0.9, 25), 1.0), np.zeros((1, 25))) == (0.0, 0.0)
+    assert caveats.residual_memory(Stream(np.full(100, 0.5), 1.0), np.zeros((1, 100))) == (0.0, 0.0)
     every_other = np.where(np.arange(2000) % 2, autoregression(0.9, 2000), np.nan)
-    assert caveats.residual_memory(Stream(every_other, 1.0), np.zeros((1, 2000))) == 0.0
+    assert caveats.residual_memory(Stream(every_other, 1.0), np.zeros((1, 2000))) == (0.0, 0.0)
+
+
+def test_monthly_residuals_are_judged_by_their_steps():
+    """A month is a long time, but white monthly residuals have no memory; the factor is that of the correlation from month to month."""
+    time = np.datetime64("2000-01") + np.arange(240)
+    white = Stream(np.random.default_rng(4).standard_normal(240), 1.0, time=time.astype("datetime64[D]"))
+    assert caveats.residual_memory(white, np.zeros((1, 240))) == (0.0, 0.0)
+    slow = Stream(autoregression(0.7, 240), 1.0, time=time.astype("datetime64[D]"))
+    correlation, memory = caveats.residual_memory(slow, np.zeros((1, 240)))
+    assert correlation == pytest.approx(0.7, abs=0.1) and memory == pytest.approx(-31 / np.log(correlation))
+
+
+@pytest.mark.parametrize(("count", "parameters"), [(14, 0), (14, 3), (1000, 0), (1000, 30)])
+def test_chi_square_of_a_right_model_is_seldom_accused(count, parameters):
+    low, high = caveats.expected_chi_square(count, parameters)
+    found = np.random.default_rng(5).chisquare(count - parameters, 20_000) / count
+    assert np.mean((found < low) | (found > high)) < 0.012
 
 
 def test_the_posterior_is_too_narrow_by_the_factor_of_the_warning():
     rho, number, sets = 0.8, 400, 300
     means = [autoregression(rho, number, seed).mean() for seed in range(sets)]
-    assert np.var(means) * number == pytest.approx(caveats.memory_inflation(-1 / np.log(rho)), rel=0.2)
+    assert np.var(means) * number == pytest.approx(caveats.memory_inflation(rho), rel=0.2)
 
 
 def test_solve_and_laplace_alone_give_the_same_file(calibration, ds):

@@ -9,6 +9,8 @@ from scipy.stats import norm
 from test_gradient_solvers import toy
 from test_problem import linear_problem
 
+from landcal_jax.calibration import calibrate
+from landcal_jax.experiment import Experiment
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gradient import GaussNewton, LevenbergMarquardt
 from landcal_jax.laplace import laplace
@@ -264,3 +266,22 @@ def test_a_dataset_of_draws_has_dims_units_and_names():
     assert tree["observed_data"]["y"].dims == ("site", "y_obs") and tree["posterior"].attrs["note"] == "as told"
     table = arviz_stats.summary(tree, var_names=["lma", "k"])
     assert list(table.index) == ["lma[DBF]", "lma[ENF]", "k"] and "r_hat" in table
+
+
+def test_some_draws_are_of_all_chains(problem):
+    z = np.repeat([-3.0, -1.0, 1.0, 3.0], 25)[:, None] * np.ones(5)
+    posterior = from_draws(problem, z, method="chains", chains=4)
+    assert np.asarray(posterior.some(8))[:, 0].tolist() == [-3, -3, -1, -1, 1, 1, 3, 3]
+    np.testing.assert_array_equal(posterior.some(100), z)
+    np.testing.assert_array_equal(posterior.some(), z)
+    for number in (0, -1, 101, 2.5):
+        with pytest.raises(ValueError, match="a number of draws between 1 and 100"):
+            posterior.predictive(draws=number)
+
+
+@pytest.mark.parametrize(("posterior", "draws"), [("gauss-newton", 1), ("gauss-newton", 2.5), ("nuts", 3), ("smc", -3)])
+def test_a_calibration_refuses_too_few_draws_before_it_runs(problem, posterior, draws):
+    with pytest.raises(ValueError, match="a number of draws, [24] or more"):
+        calibrate(Experiment(problem), GaussNewton(), posterior=posterior, draws=draws)
+    with pytest.raises(ValueError, match="a number of draws, 1 or more"):
+        laplace(problem, jnp.zeros(5), draws=0)

@@ -338,9 +338,12 @@ def _write(done, dataset, folder: Path, callmip: str | None, examine: bool, said
 
     output.write_files(dataset, folder)
     if examine:
-        findings = structure.examine(done, seed=int(done.about.get("seed", 0)))
-        findings.write(folder / STRUCTURE)
-        top = findings.top.sentence if findings.top else "nothing stands out of chance."
+        try:
+            findings = structure.examine(done, seed=int(done.about.get("seed", 0)))
+            findings.write(folder / STRUCTURE)
+            top = findings.top.sentence if findings.top else "nothing stands out of chance."
+        except Exception as error:  # whatever it is: results of an hour are not thrown away with it
+            top = f"no report, since it failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})."
         said.print(f"Examined: {top}", highlight=False, markup=False)
     if callmip:
         written = protocol.write_files(protocol.planned(done, **_model_names(callmip)), folder)
