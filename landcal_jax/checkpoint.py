@@ -74,7 +74,7 @@ def fingerprint(problem: Any, solver: Any, *parts: Any) -> str:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:
             digest.update(_without_addresses(repr(leaf)).encode())
-    if problem.forward.traceable:
+    if problem is not None and problem.forward.traceable:
         program = eqx.filter_jit(lambda problem, z: problem.cost(z)).lower(problem, problem.space.default_z).as_text()
         digest.update(_without_addresses(program).encode())
     for package in ("landcal_jax", "jax", "jaxlib"):

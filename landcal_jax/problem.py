@@ -276,8 +276,12 @@ def _differenced_jvp(primals, tangents):
     (z, problem), (tangent, _) = primals, tangents
     value = _differenced(z, problem)
     ahead = jax.vmap(lambda z: _differenced(z, problem))(z + problem.difference_step * jnp.eye(z.size, dtype=z.dtype))
-    along = jax.tree.map(lambda ahead, value: jnp.tensordot(tangent, (ahead - value) / problem.difference_step, 1), ahead, value)
-    return value, along
+    def of_stream(name):
+        # Zero where nothing was observed: NaN there, which J leaves out, would come back through the transpose.
+        mask = problem.observations[name].mask.reshape(value[name].shape)
+        return jnp.tensordot(tangent, jnp.where(mask, (ahead[name] - value[name]) / problem.difference_step, 0.0), 1)
+
+    return value, {name: of_stream(name) for name in value}
 
 
 @eqx.filter_jit

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landcal_jax"
-PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability")
+PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability", "plot_bayesopt",
+            "plot_emulator", "plot_equifinality", "plot_scorecard", "plot_sensitivity")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("__main__",),
@@ -21,16 +22,20 @@ LAYERS = (
     ("smc", "variational", "particles", "microcanonical"),
     ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace",
      "propagation", "importance", "covariance", "comparison", "comparison_scores"),
-    ("gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage",
-     "rank_statistics", "twins", "weather"),
+    ("bayesopt", "bayesian_search", "bayesian_optimum", "acquisition",
+     "gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage",
+     "rank_statistics", "twins", "weather", "emulator", "sensitivity", "sensitivity_gradient", "sensitivity_indices",
+     "sensitivity_runs", "metrics", "metric_reading", "metric_targets", "scorecard",
+     "scorecard_cells"),
     ("solving",),
     ("solvers",),
     ("members",),
     ("problem",),
-    ("error_parameters", "error_fitting", "error_moments", "forward", "blackbox", "linear_product", "member_processes", "member_pool",
+    ("error_parameters", "error_fitting", "map_error", "error_moments", "forward", "blackbox", "linear_product", "member_processes", "member_pool",
      "executable", "member_store", "model_identity"),
     ("sites", "observations", "models", "io", "data"),
-    ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model"),
+    ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model",
+     "measures", "seasons", "gp", "gp_fitting"),
     ("error_model",),
     ("configuration", "devices", "errors", "keys", "checkpoint", "run_folder", "progress"),
 )

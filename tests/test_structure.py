@@ -14,6 +14,7 @@ from landcal_jax.structure.findings import p_text, season_of
 from landcal_jax.structure.parameters import bounds
 from landcal_jax.structure.score_tests import whitened_at
 from landcal_jax.structure.subsets import own_optimum
+from landcal_jax.structure.tested import Tested
 
 DAYS = np.arange(730)
 PHASE = 2 * np.pi * DAYS / 365.25
@@ -83,7 +84,7 @@ def test_sentences_dataset_and_page_say_the_same(wrong, tmp_path):
 
 
 def test_a_quiet_report_says_what_was_tested():
-    problem = problem_with(0)
+    problem = problem_with(4)
     findings = structure.examine(problem, optimum(problem), refits=False)
     assert findings.quiet and findings.top is None and "Nothing stands out of chance" in findings.sentences[0]
 
@@ -93,7 +94,7 @@ def test_findings_of_others_and_of_chains_are_ranked_with_these():
         passed = False
         sentences = ("The chains disagree: R-hat 1.3.",)
 
-    problem = problem_with(0)
+    problem = problem_with(4)
     deep = structure.Finding("emulator", "The emulator is 9 standard deviations out of its depth.", "Run more members there.", log_p=-60.0)
     findings = structure.examine(problem, optimum(problem), refits=False, more=[deep], diagnosis=Diagnosis())
     assert [each.kind for each in findings.alarms] == ["chains", "emulator"]
@@ -104,7 +105,7 @@ def test_parts_of_the_data_are_compared_as_in_the_closed_form():
     problem = problem_with(2)
     z = optimum(problem)
     whitened = whitened_at(problem, z, problem.observations)
-    away, statistic, degrees = own_optimum(whitened, whitened.rows["nee"])
+    away, statistic, degrees = own_optimum(Tested.of(whitened, problem.observations), whitened.rows["nee"])
     streams = {"nee": problem.observations["nee"]}
     alone = Problem(problem.space, FunctionForward(lambda theta: {"nee": two_streams(theta)["nee"]}), Observations(streams))
     np.testing.assert_allclose(np.asarray(z) + away, np.asarray(optimum(alone)), atol=1e-8)
@@ -136,7 +137,8 @@ def test_what_cannot_be_examined_is_refused():
 
 def test_words_of_seasons_and_p_values():
     days = np.array(["2001-01-15", "2001-04-15", "2001-07-15", "2001-10-15"], "datetime64[D]").astype(float)
-    assert list(season_of(np.append(days, np.nan))) == ["winter", "spring", "summer", "autumn", ""]
+    assert list(season_of(np.append(days, np.nan))) == ["December to February", "March to May", "June to August",
+                                                       "September to November", ""]
     assert p_text(np.log(0.034)) == "p = 0.034" and p_text(-700.0) == "p = 1e-304"
 
 

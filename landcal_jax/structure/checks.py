@@ -1,148 +1,135 @@
 """Tests of the residuals at the MAP: their size by stream and season, their memory, their seasonal cycle, their years.
 
-All take the whitened residuals r, which are N(0, P) in a right model, P = I - G (G'G)^-1 G' (`score_tests`): what parameters have
-taken up is accounted for.
+All take the residuals that J leaves, without its weights, and their covariance in a right model: what parameters have taken up is
+accounted for, and so is a memory that the residuals have, in the tests of their size, seasons and years (`tested`).
+What could not be tested is said by a sentence in the place of a `Finding`.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import log_ndtr
-from scipy.stats import chi2
 
-from landcal_jax.structure.findings import MONTHS, Finding, p_text, phase_of, season_of
-from landcal_jax.structure.score_tests import Whitened
+from landcal_jax.structure import tails
+from landcal_jax.structure.findings import MONTHS, Finding, count_text, p_text, season_of
+from landcal_jax.structure.lags import remembered
 from landcal_jax.structure.signals import quantity_words
+from landcal_jax.structure.tested import FEWEST, Tested
 
-FEWEST = 20  # residuals for a test of a part of a stream
-LAGS = 10  # steps over which memory is looked for
+LEAST = 0.2
+"""Expected sum of squares of residuals below which the parameters have taken up all of them."""
 
 
-def size_of(whitened: Whitened, rows: np.ndarray) -> dict[str, float]:
+def size_of(tested: Tested, rows: np.ndarray, widened: float = 1.0, kept: float = 1.0) -> dict[str, float]:
     """Chi-square of some residuals: its sum, what to expect, effective degrees of freedom, ratio, log p (two-sided), Desroziers ratio.
 
-    The sum of r'r over a part is a weighted sum of chi-squares, taken as scaled chi-square of the same mean and variance (Satterthwaite
-    1946, Biometrics Bull. 2:110). Desroziers et al. (2005, QJRMS 131:3385, eq. 1): the mean of analysis residual times innovation is one
-    if R is right; the innovation is that of the model linearised at the MAP.
+    The sum of r'r over a part is a sum of chi-squares with the eigenvalues of the covariance as weights; the degrees of freedom are those
+    of the scaled chi-square of the same mean and variance (Satterthwaite 1946, Biometrics Bull. 2:110). `widened`: by which memory
+    multiplies its variance, `kept`: by which it multiplies its mean.
+    Desroziers et al. (2005, QJRMS 131:3385, eq. 1): the mean of analysis residual times innovation is one if R is right; the innovation
+    is that of the model linearised at the MAP. NaN where J has weights, with which this does not hold.
     """
-    r, Q = whitened.r[rows], whitened.root[rows]
-    taken = float(np.sum(Q**2))
-    mean, variance = len(rows) - taken, 2 * (len(rows) - 2 * taken + float(np.sum((Q.T @ Q) ** 2)))
-    total, scale = float(r @ r), variance / (2 * mean)
-    degrees = mean / scale
-    log_p = np.log(2) + min(chi2.logsf(total / scale, degrees), chi2.logcdf(total / scale, degrees))
-    innovation = r - whitened.G[rows] @ whitened.r[whitened.sites < 0]
-    return {"sum": total, "expected": mean, "degrees": degrees, "ratio": total / mean, "log_p": min(float(log_p), 0.0),
-            "desroziers": float(r @ innovation) / len(rows), "count": len(rows)}
+    r = tested.r[rows]
+    weights, degrees = tested.spectrum(rows)
+    weights, degrees = weights * kept * widened, degrees / widened
+    total, mean, variance = float(r @ r), float(weights @ degrees), 2 * float(weights**2 @ degrees)
+    if mean < LEAST:
+        return {"expected": mean, "count": len(rows)}
+    log_p = np.log(2) + min(tails.of_sum(total, weights, degrees))
+    innovation = r - tested.G[rows] @ tested.whitened.r[tested.sites < 0]
+    desroziers = float(r @ innovation) / len(rows) if np.all(tested.weight == 1) else np.nan
+    return {"sum": total, "expected": mean, "degrees": 2 * mean**2 / variance, "ratio": total / mean, "log_p": min(float(log_p), 0.0),
+            "desroziers": desroziers, "count": len(rows)}
 
 
-def sizes(whitened: Whitened, sites: tuple[str, ...]) -> Iterator[Finding]:
-    """Chi-square and Desroziers consistency of every stream, at every site and in every season."""
-    for stream, rows in whitened.rows.items():
-        seasons = season_of(whitened.times[rows])
-        parts = {("", ""): rows} | {("", name): rows[seasons == name] for name in MONTHS}
+def sizes(tested: Tested, sites: tuple[str, ...]) -> Iterator[Finding | str]:
+    """Chi-square and Desroziers consistency of every stream, at every site, and in every season that has values enough."""
+    for stream, rows in tested.rows.items():
+        seasons, words = season_of(tested.times[rows]), quantity_words(stream)
+        parts = {("", ""): rows} | {("", name): rows[seasons == name] for name in MONTHS if (seasons == name).sum() >= FEWEST}
         if len(sites) > 1:
-            parts |= {(name, ""): rows[whitened.sites[rows] == n] for n, name in enumerate(sites)}
+            parts |= {(name, ""): own for n, name in enumerate(sites) if len(own := rows[tested.sites[rows] == n])}
+        if len(rows) < FEWEST:
+            yield f"{words} has {len(rows)} values: their seasons, their memory and their extremes were not tested."
+        elif not np.isfinite(tested.times[rows]).all():
+            yield f"{words} has no times: its seasons and its memory were not tested."
+        widened, kept = tested.memories[stream].squares, tested.kept(stream)
         for (site, season), chosen in parts.items():
-            if len(chosen) < FEWEST:
-                continue
-            found = size_of(whitened, chosen)
+            found = size_of(tested, chosen, widened, kept)
             where = f" in {season}" * bool(season) + f" at {site}" * bool(site)
-            what, off = f"{quantity_words(stream)}{where}", np.sqrt(found["ratio"])
-            direction = "larger" if off > 1 else "smaller"
-            sentence = (f"Residuals of {what} are {off:.2f} times as large as their errors say (chi-square {found['sum']:.0f} for "
-                        f"{found['expected']:.0f} expected; Desroziers ratio {found['desroziers']:.2f}; {p_text(found['log_p'])}).")
-            advice = ("A missing process, or errors that are stated too small: look at the causes above first, then estimate the errors."
-                      if direction == "larger" else "Errors are stated too large: estimate them, or the posterior is too wide.")
-            yield Finding("chi-square", sentence, advice, found["log_p"], figure="consistency", subject=stream,
-                          numbers=found | {"stream": stream, "site": site, "season": season})
-
-
-def memories(whitened: Whitened, sites: tuple[str, ...]) -> Iterator[Finding]:
-    """Autocorrelation of the whitened residuals of every stream: Box and Pierce's statistic over `LAGS` steps, with gaps."""
-    for stream, rows in whitened.rows.items():
-        for n, site in enumerate(sites):
-            chosen = rows[whitened.sites[rows] == n]
-            found = autocorrelation(whitened.r[chosen], whitened.times[chosen])
-            if found is None:
+            if "sum" not in found:
+                yield (f"The parameters can make all of {words}{where} ({found['expected']:.2g} of {len(chosen)} values are left to "
+                       "test): the size of its residuals was not tested.")
                 continue
-            lags, correlation, pairs = found
-            statistic = float(np.sum(pairs * correlation**2))
-            log_p = float(chi2.logsf(statistic, len(lags)))
+            yield _size(f"{words}{where}", found | {"stream": stream, "site": site, "season": season}, widened)
+
+
+def _size(what: str, found: dict, widened: float) -> Finding:
+    off = np.sqrt(found["ratio"])
+    memory = "; widened for their memory" if widened > 1.5 else ""
+    ratio = f"; Desroziers ratio {found['desroziers']:.2f}" if np.isfinite(found["desroziers"]) else ""
+    sentence = (f"Residuals of {what} are {off:.2f} times as large as their errors say (chi-square {count_text(found['sum'])} for "
+                f"{count_text(found['expected'])} expected{ratio}; {p_text(found['log_p'])}{memory}).")
+    advice = ("A missing process, or errors that are stated too small: look at the causes above first, then estimate the errors."
+              if off > 1 else "Errors are stated too large: estimate them, or the posterior is too wide.")
+    return Finding("chi-square", sentence, advice, found["log_p"], figure="consistency", subject=found["stream"], numbers=found)
+
+
+def memories(tested: Tested, sites: tuple[str, ...]) -> Iterator[Finding | str]:
+    """Autocorrelation of the residuals of every stream at every site, over `lags.LAGS` steps, with gaps and at any times."""
+    for stream, rows in tested.rows.items():
+        for n, site in enumerate(sites):
+            chosen = rows[tested.sites[rows] == n]
+            if len(chosen) < FEWEST or not np.isfinite(tested.times[chosen]).all():
+                continue  # `sizes` says so, of the stream as a whole
             where = f" at {site}" if len(sites) > 1 else ""
-            sentence = (f"Residuals of {quantity_words(stream)}{where} remember: their correlation over {lags[0]:g} days is "
-                        f"{correlation[0]:.2f} after whitening (0 ± {1 / np.sqrt(pairs[0]):.2f} expected; {p_text(log_p)}).")
+            found = remembered(tested, chosen)
+            if isinstance(found, str):
+                yield f"The memory of residuals of {quantity_words(stream)}{where} was not tested: {found}."
+                continue
+            sentence = (f"Residuals of {quantity_words(stream)}{where} remember: their correlation over {found.days[0]:.3g} days is "
+                        f"{found.correlation[0]:.2f} after whitening (0 ± {found.spread[0]:.2f} expected; {p_text(found.log_p)}).")
             yield Finding("autocorrelation", sentence,
                           "Give the model error a memory (ModelError(correlation_days=)), or the posterior is too narrow; memory in the "
-                          "model error is also the mark of a missing process.", log_p, figure="memory", subject=stream,
-                          numbers={"stream": stream, "site": site, "lag_days": lags, "correlation": correlation, "pairs": pairs})
+                          "model error is also the mark of a missing process.", found.log_p, figure="memory", subject=stream,
+                          numbers={"stream": stream, "site": site, "lag_days": found.days, "correlation": found.correlation,
+                                   "spread": found.spread})
 
 
-def autocorrelation(r: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Lags [d], correlations and numbers of pairs of a series with gaps; None where it is too short or has no time.
-
-    Lags are multiples of the commonest step between observations.
-    """
-    if len(r) < FEWEST or not np.isfinite(times).all():
-        return None
-    step = float(np.median(np.diff(times)))
-    place = np.round((times - times[0]) / step).astype(int)
-    series = np.full(place[-1] + 1, np.nan)
-    series[place] = r - r.mean()
-    lags = np.arange(1, LAGS + 1)
-    products = [series[lag:] * series[:-lag] for lag in lags if lag < len(series)]
-    pairs = np.array([np.isfinite(each).sum() for each in products])
-    kept = np.flatnonzero(pairs >= FEWEST)
-    if not len(kept):
-        return None
-    correlation = np.array([np.nanmean(products[k]) for k in kept]) / np.mean((r - r.mean()) ** 2)
-    return lags[kept] * step, correlation, pairs[kept]
+CYCLES = {
+    "seasonality": ("have a seasonal cycle", "Compare it with the candidates above; a phenology or a seasonal error of a driver, or of the "
+                    "observations, leaves it."),
+    "years": ("differ from year to year", "Look for a change of the instrument or of the site, a disturbance, or a slow pool that is not "
+              "in balance.")}
 
 
-def seasons(whitened: Whitened, sites: tuple[str, ...]) -> Iterator[Finding]:
-    """A seasonal cycle (two harmonics) in the whitened residuals of a stream, and differences between its years."""
-    for stream, rows in whitened.rows.items():
-        times = whitened.times[rows]
-        if not np.isfinite(times).all() or len(rows) < FEWEST:
-            continue
-        phase = phase_of(times)
-        cycle = _columns(whitened, rows, [function(k * phase) for k in (1, 2) for function in (np.cos, np.sin)])
-        year = times.astype("datetime64[D]").astype("datetime64[Y]").astype(int) + 1970
-        each = _columns(whitened, rows, [(year == one) - np.mean(year == one) for one in np.unique(year)])
-        for kind, columns, words, advice in (
-                ("seasonality", cycle, "have a seasonal cycle", "Compare it with the candidates above; a phenology or a seasonal error of "
-                 "a driver, or of the observations, leaves it."),
-                ("years", each, "differ from year to year", "Look for a change of the instrument or of the site, a disturbance, or a slow "
-                 "pool that is not in balance.")):
-            found = joint_test(whitened, columns)
+def seasons(tested: Tested) -> Iterator[Finding]:
+    """A seasonal cycle (two harmonics) in the residuals of a stream, and differences between its years."""
+    for stream, rows in tested.rows.items():
+        for kind, columns in tested.patterns(stream).items():
+            found = joint_test(tested, stream, columns)
             if found is None:
                 continue
-            statistic, degrees, log_p, fitted = found
-            amplitude = float(np.sqrt(2) * np.std(fitted[rows]))
+            statistic, degrees, log_p, pattern = found
+            (words, advice), amplitude = CYCLES[kind], float(np.sqrt(2) * np.std(pattern[rows]))
             sentence = (f"Residuals of {quantity_words(stream)} {words}, by {amplitude:.2f} of their standard error (chi-square "
-                        f"{statistic:.0f} for {degrees} degrees of freedom; {p_text(log_p)}).")
+                        f"{count_text(statistic)} for {degrees} degrees of freedom; {p_text(log_p)}).")
             yield Finding(kind, sentence, advice, log_p, figure="seasons", subject=stream,
                           numbers={"stream": stream, "amplitude": amplitude, "statistic": statistic, "degrees": degrees})
 
 
-def _columns(whitened: Whitened, rows: np.ndarray, patterns: list[np.ndarray]) -> np.ndarray:
-    columns = np.zeros((len(whitened.r), len(patterns)))
-    columns[rows] = np.stack(patterns, axis=1)
-    return columns
+def joint_test(tested: Tested, stream: str, columns: np.ndarray) -> tuple[float, int, float, np.ndarray] | None:
+    """Score test of several columns (m, k) of a stream together, with its memory and the size that its errors have if that is above one.
 
-
-def joint_test(whitened: Whitened, columns: np.ndarray) -> tuple[float, int, float, np.ndarray] | None:
-    """Score test of several columns together: statistic, degrees of freedom, log p and the fitted residuals; None if none can be told."""
-    left = whitened.project(columns)
-    U, values, _ = np.linalg.svd(left, full_matrices=False)
-    U = U[:, values > 1e-3 * np.linalg.norm(columns, axis=0).max()]
-    if not U.shape[1]:
+    Statistic, degrees of freedom, log p, and the part of the residuals (m,) that they explain; None if parameters can do all of that.
+    """
+    seen, rows, memory = tested.taken_up(columns), tested.rows[stream], tested.memories[stream]
+    values, vectors = np.linalg.eigh(seen.T @ seen)
+    told = values > 1e-6 * np.sum(columns**2, axis=0).max()
+    if not told.any():
         return None
-    score = U.T @ whitened.r
-    statistic = float(score @ score)
-    return statistic, U.shape[1], float(chi2.logsf(statistic, U.shape[1])), U @ score
-
-
-def two_sided(t: float) -> float:
-    """Log of the two-sided p-value of a standard normal."""
-    return float(np.log(2) + log_ndtr(-abs(t)))
+    basis = seen @ (vectors[:, told] / np.sqrt(values[told]))
+    score = (columns @ (vectors[:, told] / np.sqrt(values[told]))).T @ tested.r
+    covariance = memory.covariance(basis[rows]) * max(1.0, 1 / float(memory.variance[0]))
+    covariance += np.eye(told.sum()) - basis[rows].T @ basis[rows]
+    statistic = float(score @ np.linalg.solve(covariance, score))
+    return statistic, int(told.sum()), tails.above(statistic, int(told.sum())), basis @ score

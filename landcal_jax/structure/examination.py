@@ -225,7 +225,7 @@ def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
 def _amount(candidate: Candidate, c: float, spread: float) -> str:
     if candidate.name.endswith("_factor"):
         return f"{candidate.detail}, {1 + c:.3g} ± {spread:.2g}"
-    return f"{candidate.detail}, {c:+.3g} ± {spread:.2g} {candidate.unit.strip()}".rstrip()
+    return f"{candidate.detail}, {c:+.3g} ± {spread:.2g} {candidate.unit.strip().removeprefix('1 ')}".rstrip()
 
 
 def _advice(candidate: Candidate) -> str:

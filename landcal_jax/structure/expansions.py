@@ -141,7 +141,7 @@ class Varying(AbstractModel):
 @dataclass(frozen=True)
 class Refit:
     """A calibration with one expansion: J before and after (the prior of c included), z (n,) and c after, its standard error,
-    and the whitened residuals after, stream -> (site, n_obs)."""
+    the whitened residuals after, stream -> (site, n_obs), and the logarithm of the determinant of the curvature of J in z after."""
 
     before: float
     after: float
@@ -149,6 +149,7 @@ class Refit:
     coefficient: float
     spread: float
     residuals: Mapping[str, np.ndarray]
+    log_curvature: float
 
 
 def refit(expanded: Expanded, observations: Observations, z: Array, expansion: Expansion, size: float, guess: float = 0.0) -> Refit:
@@ -173,9 +174,11 @@ def refit(expanded: Expanded, observations: Observations, z: Array, expansion: E
         if fell < TOLERANCE * max(before - cost, 1.0):
             break
     _, curvature = _normal(expanded, observations, scaled, at)
-    spread = float(np.sqrt(np.linalg.inv(np.asarray(curvature))[-1, -1])) * size
+    curvature = np.asarray(curvature)
+    spread = float(np.sqrt(np.linalg.inv(curvature)[-1, -1])) * size
     residuals = {name: np.asarray(values) for name, values in _residuals(expanded, observations, scaled, at).items()}
-    return Refit(before, float(cost), np.asarray(at[:-1]), float(at[-1]) * size, spread, residuals)
+    return Refit(before, float(cost), np.asarray(at[:-1]), float(at[-1]) * size, spread, residuals,
+                 float(np.linalg.slogdet(curvature[:-1, :-1])[1]))
 
 
 @eqx.filter_jit

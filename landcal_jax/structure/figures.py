@@ -135,7 +135,7 @@ def memory(findings: Examined) -> Figure:
         width = 0.7 * each["lag_days"][0]
         axis.bar(each["lag_days"], each["correlation"], width=width, color=POSTERIOR)
         for sign in (-1, 1):
-            axis.plot(each["lag_days"], sign * 1.96 / np.sqrt(each["pairs"]), color=INK, linewidth=0.9, linestyle="--")
+            axis.plot(each["lag_days"], sign * 1.96 * each["spread"], color=INK, linewidth=0.9, linestyle="--")
         axis.axhline(0, color="#999999", linewidth=0.8)
         tidy(axis, "Lag (d)", "Correlation", f"{quantity_words(each['stream'])}, {each['site']}")
     for axis in axes[len(found):]:
@@ -146,9 +146,10 @@ def memory(findings: Examined) -> Figure:
 def seasons(findings: Examined) -> Figure:
     """Mean whitened residual by month and by year, one row a stream."""
     whitened = findings.whitened
-    figure = new_figure(9.6, 2.4 * len(whitened.rows))
-    panels = figure.subplots(len(whitened.rows), 2, squeeze=False)
-    for (left, right), (name, rows) in zip(panels, whitened.rows.items(), strict=True):
+    streams = list(dict.fromkeys(each.subject for each in findings if each.figure == "seasons"))
+    figure = new_figure(9.6, 2.4 * len(streams))
+    panels = figure.subplots(len(streams), 2, squeeze=False)
+    for (left, right), (name, rows) in zip(panels, ((name, whitened.rows[name]) for name in streams), strict=True):
         times, r = whitened.times[rows], whitened.r[rows]
         _monthly(left, times, {name: (r, INK)})
         tidy(left, "Month", "Mean whitened residual", quantity_words(name))

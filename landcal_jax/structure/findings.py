@@ -12,8 +12,9 @@ from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
 from landcal_jax.structure.score_tests import Named, Scores, Whitened
 
-MONTHS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
-"""Meteorological seasons of the northern hemisphere by their months; for sites south of the equator they are only names of months."""
+MONTHS = {"December to February": (12, 1, 2), "March to May": (3, 4, 5), "June to August": (6, 7, 8),
+          "September to November": (9, 10, 11)}
+"""Parts of the year, called by their months, which are the same in both hemispheres."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,25 @@ class Finding:
 
 
 def p_text(log_p: float) -> str:
-    """A p-value for people, from its logarithm: "p = 0.03", "p = 2e-31"."""
+    """A p-value for people, from its logarithm: "p = 0.03", "p = 2e-31", also where it underflows; "no p-value" where there is none."""
+    if np.isnan(log_p):
+        return "no p-value"
     if log_p > np.log(1e-3):
         return f"p = {np.exp(log_p):.2g}"
+    if np.isinf(log_p):
+        return "p = 0"
     power = int(np.floor(log_p / np.log(10)))
     digit = round(np.exp(log_p - power * np.log(10)))
     return f"p = 1e{power + 1}" if digit == 10 else f"p = {digit}e{power}"
 
 
+def count_text(value: float) -> str:
+    """A chi-square or what is expected of it, for people: whole numbers from 10 on."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
 def season_of(days: np.ndarray) -> np.ndarray:
-    """The season of each day since 1970-01-01, by name; "" where there is no time."""
+    """The part of the year of each day since 1970-01-01, see `MONTHS`; "" where there is no time."""
     known = np.isfinite(days)
     months = np.where(known, days, 0).astype("datetime64[D]").astype("datetime64[M]").astype(int) % 12 + 1
     names = np.select([np.isin(months, found) for found in MONTHS.values()], list(MONTHS), "")
@@ -75,8 +85,8 @@ class Examined:
     """Findings in the order of their weight: alarms before the others; the cause, how the solve ended, signs by their p-value.
 
     `problem`, `z`: what was examined; `whitened`: its residuals and their Jacobian; `scores`: the tests of all candidates; `named`: the
-    groups of candidates that explain the residuals; `notes`: what could not be tested; `observations`: with the errors that were in force.
-    Iterating gives `Finding` after `Finding`.
+    groups of candidates that explain the residuals; `notes`: what could not be tested; `observations`: with the errors that were in force;
+    `chance`: that of any alarm in a right model, as it was asked for. Iterating gives `Finding` after `Finding`.
     """
 
     found: tuple[Finding, ...]
@@ -88,6 +98,7 @@ class Examined:
     observations: Observations
     title: str = "Structure of a calibrated model"
     notes: tuple[str, ...] = ()
+    chance: float = 0.05
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.found)

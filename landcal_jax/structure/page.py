@@ -6,12 +6,13 @@ from pathlib import Path
 
 from landcal_jax.report import STYLE, image
 from landcal_jax.structure import figures
+from landcal_jax.structure.endings import KINDS
 from landcal_jax.structure.findings import Examined, Finding
 from landcal_jax.structure.signals import quantity_words
 
 HEADINGS = {
-    "cause": "What is most likely wrong", "alternative": "Other explanations of the same residuals", "sign": "What shows it",
-    "candidate": "Candidates", "quiet": "Tested and quiet"}
+    "ended": "How the calibration ended", "cause": "What is most likely wrong", "alternative": "Other explanations of the same residuals",
+    "sign": "What shows it", "candidate": "Candidates", "quiet": "Tested and quiet"}
 SHOWN = 12  # signs without alarm that are listed
 CAPTIONS = {
     "cause": "Left: residuals in bins of the signal of the candidate, both without what the calibrated parameters can make; a right model "
@@ -43,10 +44,12 @@ def render(findings: Examined) -> str:
     """The report as one HTML document."""
     title = escape(findings.title)
     causes, others = ([each for each in findings if each.kind == kind] for kind in ("cause", "alternative"))
-    signs = [each for each in findings.alarms if not each.cause]
-    quiet = [each for each in findings if not each.alarm and not each.cause]
+    ended = [each for each in findings if each.kind in KINDS]
+    rest = [each for each in findings if not each.cause and each.kind not in KINDS]
+    signs, quiet = ([each for each in rest if each.alarm == loud] for loud in (True, False))
     counter = _Figures(findings)
     sections = {
+        "ended": _list(ended) + "".join(counter.of(ended)) if ended else "",
         "cause": _list(causes) + "".join(counter.of(causes)) if causes else "",
         "alternative": _alternatives(others) + "".join(counter.of(others[:1])) if others else "",
         "sign": _list(signs) + "".join(counter.of(signs)) if signs else "",
@@ -80,7 +83,8 @@ def _summary(findings: Examined) -> str:
     top = findings.top
     return (f'<div class="verdict"><p><b>{escape(top.sentence)}</b></p><p>What to do next: {escape(top.advice)}{more}</p></div>'
             "<p>Causes are candidates for what the model lacks, tested against the residuals of the calibrated model and calibrated anew; "
-            "signs are what can be seen of it. A right model with right errors raises any alarm in one report of twenty.</p>")
+            f"signs are what can be seen of it. Of right models with right errors {findings.chance:.0%} of the reports have an alarm of a "
+            "test; what is said of the solve, of chains, emulators and failed runs is no test, and apart from this chance.</p>")
 
 
 def _list(found: list[Finding]) -> str:

@@ -7,9 +7,14 @@ coefficient c of a candidate. The parameters take up what they can of d; what is
     c = d'P r / (d'P d)            is the coefficient to expect, and t^2 twice the fall of J with it
 
 (Rao's score test, the Lagrange multiplier test of Silvey 1959, Ann. Math. Statist. 30:389, with the prior as further data). Where
-residuals are autocorrelated or R is too small, the variance of d'P r is that of Newey and West (1987, Econometrica 55:703), with the
-residuals that the candidate leaves, if it is above one. The threshold of the largest |t| of a class of candidates is simulated, since their
-t are correlated; the classes share the chance of an alarm alike, so that few candidates need not stand out among many.
+residuals are autocorrelated or R is too small, the variance of d'P r is taken from the residuals that the candidate leaves, if it is
+above one: their squares (White 1980, Econometrica 48:817) and, between different times, the memory fitted to them (`memory`); t, the
+standard error of c and the evidence all have it. The threshold of the largest |t| of a class of candidates is simulated, since their t are
+correlated; the classes share the chance of an alarm alike, so that few candidates need not stand out among many.
+
+A direction that depends on the parameters depends on the data as well, through the estimate: d = H(z), what a factor does, is least where
+the prior pulls z towards its mean, and t would be about the square root of the number of parameters in a right model. Along the columns
+of G that dependence is taken away (`whitened_directions`), after which E d'P r = 0 over truths drawn from the prior.
 """
 
 from dataclasses import dataclass, replace
@@ -19,19 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri_exp
 
 from landcal_jax.errors import complain
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
 from landcal_jax.structure.expansions import Refit, refit
+from landcal_jax.structure.memory import fitted
 from landcal_jax.structure.signals import Candidate, Signals
 
-LAGS_DAYS = 30.0
-"""Reach of the autocorrelation that Newey and West's variance takes in."""
 FELT = 1e-6
 """Size of a signal in standard deviations of the observations, for c = 1, below which it is rounding."""
-LOOKED_AT = 2.5  # |t| from which autocorrelation is taken into account
+LOOKED_AT = 2.5  # |t| from which autocorrelation is taken into account, or the threshold where that is lower
 EACH = 2  # candidates of a group that are calibrated anew
 LEFT = 1e-4
 """Share of d'd that must be left after projection: below it the parameters can do all that the candidate does."""
@@ -97,13 +101,29 @@ def _linearised(problem: Problem, observations: Observations, z: Array):
 
 
 def whitened_directions(observations: Observations, signals: Signals, base: dict[str, Array], whitened: Whitened) -> np.ndarray:
-    """The directions of all candidates in whitened space, (m, candidate), the sign that of the prediction."""
-    D = np.zeros((len(whitened.r), len(signals.candidates)))
+    """The directions of all candidates in whitened space, (m, candidate), the sign that of the prediction.
+
+    Where `signals` knows how a direction d changes with the parameters along z, x = (dd/dz) z, it is d - G S^-1 G'x with S = G'G of
+    data and prior: in a model that is linear in z and in c that is a direction whose score has mean zero over truths of the prior. With
+    x left in, the mean of d'P r is -tr(S^-1 G' dd/dz).
+    """
+    D = _whitened(observations, signals.directions, base, whitened)
+    if signals.slopes:
+        data = whitened.sites >= 0
+        x = _whitened(observations, signals.slopes, base, whitened)
+        D[data] -= whitened.G[data] @ np.linalg.solve(whitened.G.T @ whitened.G, whitened.G[data].T @ x[data])
+    return D
+
+
+def _whitened(observations: Observations, directions: dict[str, np.ndarray], base: dict[str, Array], whitened: Whitened) -> np.ndarray:
+    number = len(next(iter(directions.values())))
+    D = np.zeros((len(whitened.r), number))
     for name, stream in observations.items():
         mask = np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
-        at = np.where(mask, np.asarray(base[name]), 0.0)
-        moved = np.asarray(_whiten_many(stream, jnp.asarray(at), jnp.asarray(np.where(mask, signals.directions[name], 0.0))))
-        D[whitened.rows[name]] = moved[:, mask].T
+        if number and mask.any():
+            at = np.where(mask, np.asarray(base[name]), 0.0)
+            moved = np.asarray(_whiten_many(stream, jnp.asarray(at), jnp.asarray(np.where(mask, directions[name], 0.0))))
+            D[whitened.rows[name]] = moved[:, mask].T
     return D
 
 
@@ -148,52 +168,73 @@ class Scores:
 
 def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.025, draws: int = 4000,
                 seed: int = 0) -> Scores:
-    """Test candidates with whitened directions D (m, candidate); `alarm`: chance of any |t| above the threshold in a right model."""
+    """Test candidates with whitened directions D (m, candidate); `alarm`: chance of any |t| above the threshold in a right model.
+
+    Raises ValueError if `alarm` is no chance above 0 and below 1.
+    """
+    check_alarm(alarm)
     size = np.sqrt(np.sum(D**2, axis=0))
     left = whitened.project(D)
     remain = np.sqrt(np.sum(left**2, axis=0))
     told = (size > FELT) & (remain**2 > LEFT * size**2)
     unit = left[:, told] / remain[told]
     score = unit.T @ whitened.project(whitened.r[:, None])[:, 0]
-    # Autocorrelation can only widen: what is quiet without it need not be looked at.
-    inflation, large = np.ones(len(score)), np.abs(score) > LOOKED_AT
-    inflation[large] = np.sqrt(np.maximum(1.0, _newey_west(whitened, unit[:, large], score[large])))
-    t = score / inflation
-    log_p = np.log(2) + log_ndtr(-np.abs(t))
     chosen = tuple(candidate for candidate, good in zip(candidates, told, strict=True) if good)
-    kinds = np.array([candidate.kind for candidate in chosen])
-    thresholds = {kind: threshold_of(unit[:, kinds == kind], alarm / len(set(kinds)), draws, seed) for kind in sorted(set(kinds))}
+    kinds = [candidate.kind for candidate in chosen]
+    thresholds = {kind: threshold_of(unit[:, [other == kind for other in kinds]], alarm / len(set(kinds)), draws, seed)
+                  for kind in sorted(set(kinds))}
+    # Autocorrelation can only widen: what is quiet without it need not be looked at.
+    inflation, large = np.ones(len(score)), np.abs(score) > min([LOOKED_AT, *thresholds.values()])
+    inflation[large] = inflations(whitened, unit[:, large], whitened.r[:, None] - unit[:, large] * score[large])
+    t = score / inflation
     return Scores(chosen, t, inflation, score / remain[told], inflation / remain[told], (remain / np.where(size > 0, size, 1))[told],
-                  log_p, thresholds, unit)
+                  np.log(2) + log_ndtr(-np.abs(t)), thresholds, unit)
+
+
+def check_alarm(alarm: float) -> None:
+    """Raise ValueError if `alarm` is no chance above 0 and below 1."""
+    if not 0 < alarm < 1:
+        raise ValueError(complain("a chance of an alarm above 0 and below 1", f"alarm={alarm!r}",
+                                  "alarm=0.05: a right model raises one in one report of twenty"))
 
 
 def threshold_of(unit: np.ndarray, alarm: float, draws: int, seed: int) -> float:
-    """The |t| that the largest of all candidates exceeds with the chance `alarm`, by draws of white residuals."""
-    values, vectors = np.linalg.eigh(unit.T @ unit)
+    """The |t| that the largest of k candidates, `unit` (m, k), exceeds with the chance `alarm` in white residuals, however small that is.
+
+    The chance is k P(|t| > u) E[1 / N], N how many exceed u where one drawn from all does (Adler, Blanchet and Liu 2012, Ann. Appl.
+    Probab. 22:1167, whose estimate keeps its relative error in the far tail); u by bisection, between the thresholds of one and of k
+    independent candidates.
+    """
+    number, rng = unit.shape[1], np.random.default_rng(seed)
+    correlation = unit.T @ unit
+    values, vectors = np.linalg.eigh(correlation)
     strong = values > 1e-10 * values[-1]
-    root = vectors[:, strong] * np.sqrt(values[strong])
-    white = np.random.default_rng(seed).standard_normal((int(strong.sum()), draws))
-    return float(np.quantile(np.abs(root @ white).max(axis=0), 1 - alarm))
+    t = (vectors[:, strong] * np.sqrt(values[strong])) @ rng.standard_normal((int(strong.sum()), draws))
+    one, tail = rng.integers(number, size=draws), np.log(rng.random(draws))
+    slope = correlation[:, one]
+    rest = t - slope * t[one, np.arange(draws)]
+    low, high = (-float(ndtri_exp(np.log(alarm) - np.log(2 * count))) for count in (1, number))
+    while high - low > 1e-3:
+        u = 0.5 * (low + high)
+        beyond = -ndtri_exp(tail + log_ndtr(-u))
+        exceed = np.maximum(np.sum(np.abs(rest + slope * beyond) > u, axis=0), 1)
+        if np.log(2 * number) + log_ndtr(-u) + np.log(np.mean(1 / exceed)) > np.log(alarm):
+            low = u
+        else:
+            high = u
+    return 0.5 * (low + high)
 
 
-def _newey_west(whitened: Whitened, unit: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Variance of u'e for each column u of `unit`, e the residuals that it leaves, with Bartlett weights over `LAGS_DAYS`."""
-    product = unit * (whitened.r[:, None] - unit * score)
+def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """By which the standard deviation of u'e is above one, (k,), for columns u of `unit` (m, k) and residuals `errors` (m, k or 1)."""
     # The prior's rows are one draw each: what they bring is taken as their variance is stated.
     prior = whitened.sites < 0
-    total = np.sum(unit[prior] ** 2, axis=0) + np.sum(product[~prior] ** 2, axis=0)
+    total = np.sum(unit[prior] ** 2, axis=0) + np.sum((unit[~prior] * errors[~prior]) ** 2, axis=0)
     for rows in whitened.rows.values():
-        values, times, sites = product[rows], whitened.times[rows], whitened.sites[rows]
-        lag = 1
-        while np.isfinite(times).all() and lag < len(rows):
-            apart = times[lag:] - times[:-lag]
-            near = (sites[lag:] == sites[:-lag]) & (apart < LAGS_DAYS)
-            if not near.any():
-                break
-            weight = 2.0 * (1 - apart[near] / LAGS_DAYS)
-            total += np.einsum("i,ik,ik->k", weight, values[lag:][near], values[:-lag][near])
-            lag += 1
-    return total
+        if len(rows) and unit.shape[1]:
+            memory = fitted(whitened, rows, each=unit, residuals=errors[:, 0] if errors.shape[1] == 1 else None)
+            total += memory.added(unit[rows])
+    return np.sqrt(np.maximum(1.0, total))
 
 
 @dataclass(frozen=True)
@@ -219,7 +260,7 @@ def log_evidence(scores: Scores) -> np.ndarray:
     """
     kinds = [candidate.kind for candidate in scores.candidates]
     size = np.array([candidate.size for candidate in scores.candidates])
-    s, c = scores.spread / scores.inflation, scores.coefficient
+    s, c = scores.spread, scores.coefficient
     return 0.5 * (c**2 / s**2 - c**2 / (size**2 + s**2) - np.log1p(size**2 / s**2)) - np.log([kinds.count(kind) for kind in kinds])
 
 
@@ -236,12 +277,12 @@ def groups_of(scores: Scores) -> list[Named]:
     return sorted(named, key=lambda each: -each.evidence)
 
 
-def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, number: int = 10) -> list[Named]:
+def refitted(scores: Scores, signals: Signals, observations: Observations, z: Array, whitened: Whitened, number: int = 10) -> list[Named]:
     """If any candidate raises an alarm: the `number` most likely, `EACH` at most of a group, calibrated anew; the likely groups first.
 
     A model far from right is not linear between its optimum and that of the right one, so that the tangent alone would name the wrong
-    one of similar candidates. The log evidence is then the fall of J, with the prior of c in it, less half of log(1 + size^2/s^2).
-    Groups whose evidence is against them are left out.
+    one of similar candidates. Groups whose evidence is against them are left out, unless there is no other: a candidate that stands
+    out keeps its alarm, however unlikely it is a priori.
     """
     groups = {each.group: each for each in groups_of(scores)}
     if not any(each.alarm for each in groups.values()):
@@ -258,7 +299,30 @@ def refitted(scores: Scores, signals: Signals, observations: Observations, z: Ar
         candidate = scores.candidates[index]
         expansion = signals.expansion(names.index(candidate.name))
         found = refit(signals.expanded, observations, z, expansion, candidate.size, scores.coefficient[index])
-        gain = float(found.before - found.after + np.log(found.spread / candidate.size) - np.log(kinds.count(candidate.kind)))
-        if gain > 0 and (candidate.group not in best or gain > best[candidate.group].evidence):
+        found, gain = _robust(found, candidate.size, scores.projected[:, [index]], observations, whitened)
+        gain -= np.log(kinds.count(candidate.kind))
+        if candidate.group not in best or gain > best[candidate.group].evidence:
             best[candidate.group] = replace(groups[candidate.group], best=index, refit=found, evidence=gain)
-    return sorted(best.values(), key=lambda each: -each.evidence)
+    likely = [each for each in best.values() if each.evidence > 0]
+    loud = [best.get(group, each) for group, each in groups.items() if each.alarm]
+    return sorted(likely or loud, key=lambda each: -each.evidence)
+
+
+def _robust(found: Refit, size: float, unit: np.ndarray, observations: Observations, whitened: Whitened) -> tuple[Refit, float]:
+    """The refit with the standard error that the memory of its residuals leaves, and its log Bayes factor before the chance of its class.
+
+    The fall of J, with the prior of c in it, over the inflation of the variance; less half of log(1 + size^2 / s^2); and half of what the
+    log determinant of the curvature in z falls, by which parameters that are scaled down (or up) to please their prior gain nothing.
+    """
+    rest = [np.asarray(found.z)]
+    for name, stream in observations.items():
+        mask = np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
+        rest.append(np.asarray(found.residuals[name])[mask])
+    errors = np.concatenate(rest)[:, None]
+    # The prior of c holds it back: what it leaves of the candidate is no sign of larger errors.
+    inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors))[0])
+    # The spread has the prior of c in it: 1 / spread^2 = 1 / s^2 + 1 / size^2.
+    told = max(1 / found.spread**2 - 1 / size**2, 0.0) / inflation**2
+    curvature = np.linalg.slogdet(whitened.G.T @ whitened.G)[1] - found.log_curvature
+    gain = (found.before - found.after) / inflation**2 - 0.5 * np.log1p(size**2 * told) + 0.5 * curvature
+    return replace(found, spread=float(1 / np.sqrt(told + 1 / size**2))), float(gain)

@@ -29,6 +29,7 @@ from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
 from landcal_jax.io.quantities import FLUXES, METEOROLOGY
 from landcal_jax.model import Theta, equilibrium, simulate
+from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.problem import Problem
 from landcal_jax.structure.drivers import Driver, Response, drivers_of, responses_of, series_of
 from landcal_jax.structure.expansions import Expanded, Expansion
@@ -50,8 +51,8 @@ class Candidate:
 
     `group` is (what, responds to what): ("respiration", "temperature"), ("driver", "shortwave"), ("observation", "nee").
     `words`: what the group is, for a sentence; `detail`: what this candidate is. `unit` is that of its coefficient c, `size` what c may
-    well be, the standard deviation of its prior: a quarter of the spread of a driver or a stream, half of a parameter for a response of
-    one standard deviation.
+    well be, the standard deviation of its prior: a quarter of the spread of a driver, of a stream (or its error, if that is more), half of
+    a parameter for a response of one standard deviation.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Candidate:
 class Signals:
     """Candidates with their directions: stream -> (candidate, site, n_obs) derivative of the prediction with respect to c.
 
+    `slopes`, of the same shape: derivative of the directions of drivers along z, (dd/dz) z; zero for the other classes. A factor on a
+    driver does what parameters that multiply it do, and like theirs its effect depends on z (`score_tests.whitened_directions`).
     `expanded`: the problem that runs with any of them; `expansions`: what each is there. `notes`: sentences about candidates that could
     not be computed.
     """
@@ -75,6 +78,7 @@ class Signals:
     directions: dict[str, np.ndarray]
     expanded: Expanded
     expansions: tuple[Any, ...]
+    slopes: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
 
     def expansion(self, index: int) -> Expansion:
@@ -95,7 +99,7 @@ def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]
     predicted = {name: np.asarray(values) for name, values in problem.predict(z).items()}
     notes: list[str] = []
     expanded = Expanded(problem, jnp.zeros((1, 1, 0)), (), False)
-    parts = []
+    parts, slopes = [], {}
     if isinstance(problem.forward, SiteForward):
         theta = problem.theta(z)
         names = tuple(name for name in problem.forward.model.parameter_names if name in theta)
@@ -107,14 +111,18 @@ def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]
             notes.append(f"Parameters of {problem.forward.name} were not let vary in time, since its `prepare` takes the record as a "
                          "whole: errors of processes are not among the candidates.")
             expanded, processes = expanded.with_constants(), ([], {}, [])
-        parts = [_of_drivers(expanded, z, predicted), processes]
-    parts += [_of_observations(problem, predicted), _of_user(problem, predicted, extra or {})]
+        drivers, slopes = _of_drivers(expanded, z, predicted)
+        parts = [drivers, processes]
+    parts += [_of_observations(problem, z, predicted, notes), _of_user(problem, predicted, extra or {})]
     candidates = [candidate for part, *_ in parts for candidate in part]
     expansions = [expansion for *_, part in parts for expansion in part]
-    directions = {name: np.concatenate([found[name] for part, found, _ in parts if len(part)]) for name in predicted}
+    directions = {name: np.concatenate([np.zeros((0, *values.shape)), *(found[name] for part, found, _ in parts if len(part))])
+                  for name, values in predicted.items()}
+    slopes = {name: np.concatenate([values, np.zeros((len(candidates) - len(values), *values.shape[1:]))])
+              for name, values in slopes.items()}
     finite = np.logical_and.reduce([
         np.isfinite(np.where(np.asarray(problem.observations[name].mask), values, 0.0)).all(axis=(1, 2))
-        for name, values in directions.items()])
+        for found in (directions, slopes) for name, values in found.items()])
     if not finite.all():
         notes.append(f"{(~finite).sum()} candidates have no finite direction and were not tested: "
                      f"{', '.join(c.name for c, good in zip(candidates, finite, strict=True) if not good)}.")
@@ -122,35 +130,65 @@ def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]
     def kept(values):
         return tuple(value for value, good in zip(values, finite, strict=True) if good)
 
-    directions = {name: values[finite] for name, values in directions.items()}
-    return Signals(kept(candidates), directions, expanded, kept(expansions), tuple(notes))
+    directions, slopes = ({name: values[finite] for name, values in found.items()} for found in (directions, slopes))
+    return Signals(kept(candidates), directions, expanded, kept(expansions), slopes, tuple(notes))
 
 
 # ---------------------------------------------------------------------------------------------- observations, and the user's own
 
-def _of_observations(problem: Problem, predicted: Mapping[str, np.ndarray]):
-    found = []
+def _of_observations(problem: Problem, z: Array, predicted: Mapping[str, np.ndarray], notes: list[str]):
+    found, timeless = [], []
+    along = _along(problem, z)
     for name, stream in problem.observations.items():
-        if stream.time is None:
-            continue  # constraints, which nobody has measured
-        mask, said = np.asarray(stream.mask), f"a bias of the observations of {quantity_words(name)}"
+        mask, said = _used(problem, name), f"a bias of the observations of {quantity_words(name)}"
+        if stream.time is None or not mask.any():
+            timeless += [name] * bool(mask.any() and not isinstance(stream.operator, EcologicalConstraints))
+            continue
         years = np.where(mask, np.asarray(stream.minutes, float) / (1440 * 365.25), 0.0)
-        drift = np.where(mask, years - years.sum() / max(mask.sum(), 1), 0.0)
-        for what, unit, shape in (
-                ("offset", stream.units, 1.0), ("factor", "1", predicted[name]), ("drift", f"{stream.units} yr-1", drift)):
+        drift = np.where(mask, years - years.sum() / mask.sum(), 0.0)
+        # A factor has the shape of the prediction without what parameters make of it: c H'z is a change of z, against which only its prior
+        # speaks, and a prior pulls the prediction that it is scored by towards its mean.
+        for what, unit, shape in (("offset", stream.units, 1.0), ("factor", "1", predicted[name] - np.asarray(along[name])),
+                                  ("drift", f"{stream.units} yr-1", drift)):
             direction = np.where(mask, shape, 0.0)
             article = "an" if what == "offset" else "a"
             found.append((Candidate(f"{name}_{what}", "observation", ("observation", name), said,
                                     f"{article} {what} of the observations of {quantity_words(name)}", unit,
-                                    _plausible(problem, predicted, {name: direction})), {name: direction}))
+                                    PLAUSIBLE if what == "factor" else _plausible(problem, predicted, {name: direction})),
+                          {name: direction}))
+    if timeless:
+        notes.append(f"{', '.join(timeless)}: without times, so they are taken as constraints and not as measurements, and biases of their "
+                     "observations are not among the candidates.")
     return _filled(predicted, found)
 
 
+@eqx.filter_jit
+def _along(problem: Problem, z: Array) -> dict[str, Array]:
+    """H'z: what the parameters add to the prediction at the prior mean, by the tangent at z."""
+    return jax.jvp(problem.predict, (z,), (z,))[1]
+
+
+def _used(problem: Problem, name: str) -> np.ndarray:
+    """Which values of a stream count, (site, n_obs)."""
+    stream = problem.observations[name]
+    return np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
+
+
+def _spread(problem: Problem, predicted: Mapping[str, np.ndarray], name: str) -> float:
+    """The spread of a stream, as predicted or as observed: zero of a single value."""
+    mask = _used(problem, name)
+    return float(max(np.std(predicted[name][mask]), np.std(np.asarray(problem.observations[name].values)[mask])))
+
+
+def _error(problem: Problem, name: str) -> float:
+    return float(np.median(np.asarray(problem.observations[name].standard_deviation)[_used(problem, name)]))
+
+
 def _plausible(problem: Problem, predicted: Mapping[str, np.ndarray], direction: Mapping[str, np.ndarray]) -> float:
-    """The coefficient that moves the predictions by the share `PLAUSIBLE` of their spread, in the stream that moves most."""
-    masks = {name: np.asarray(problem.observations[name].mask) for name in direction}
-    share = max(_size(values[masks[name]]) / (np.std(predicted[name][masks[name]]) + 1e-300) for name, values in direction.items())
-    return PLAUSIBLE / share if share > 0 else 1.0
+    """The coefficient that moves a stream by the share `PLAUSIBLE` of its spread, or by its error, if that is more: the least of them."""
+    found = [max(PLAUSIBLE * _spread(problem, predicted, name), _error(problem, name)) / _size(values[_used(problem, name)])
+             for name, values in direction.items() if np.any(values[_used(problem, name)])]
+    return min(found, default=1.0)
 
 
 def _filled(predicted: Mapping[str, np.ndarray], found):
@@ -195,12 +233,16 @@ def _of_drivers(expanded: Expanded, z: Array, predicted: Mapping[str, np.ndarray
             found.append((Candidate(f"{driver.name}_{what}", "driver", ("driver", driver.name), words, detail, unit, size),
                           _driver_expansion(expanded, driver, what, years)))
     if not found:
-        return [], {}, []
+        return ([], {}, []), {}
     candidates, expansions = zip(*found, strict=True)
     # Secants and not tangents: the square root of a vapour pressure deficit of zero has no tangent, but a bias of it has an effect.
     steps = np.array([SECANT * candidate.size for candidate in candidates])
-    moved = _moved(expanded.with_constants(), z, jnp.asarray(steps), jax.tree.map(lambda *leaves: jnp.stack(leaves), *expansions))
-    return candidates, {name: (np.asarray(values) - predicted[name]) / steps[:, None, None] for name, values in moved.items()}, expansions
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expansions)
+    moved, turned = _moved(expanded.with_constants(), z, jnp.asarray(steps), stacked)
+    along, by = _along(expanded.problem, z), steps[:, None, None]
+    directions = {name: (np.asarray(values) - predicted[name]) / by for name, values in moved.items()}
+    return (candidates, directions, expansions), {name: (np.asarray(values) - np.asarray(along[name])) / by
+                                                  for name, values in turned.items()}
 
 
 def _driver_expansion(expanded: Expanded, driver: Driver, what: str, years: np.ndarray) -> Expansion:
@@ -213,7 +255,11 @@ def _driver_expansion(expanded: Expanded, driver: Driver, what: str, years: np.n
 
 @eqx.filter_jit
 def _moved(expanded: Expanded, z: Array, steps: Array, expansions: Expansion):
-    return jax.lax.map(lambda each: expanded.predict(z, *each), (steps, expansions), batch_size=min(16, len(steps)))
+    """Predictions with each expansion, and their derivatives along z, (candidate, site, n_obs) by stream."""
+    def each(given):
+        return jax.jvp(lambda z: expanded.predict(z, *given), (z,), (z,))
+
+    return jax.lax.map(each, (steps, expansions), batch_size=min(16, len(steps)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- processes
@@ -221,10 +267,11 @@ def _moved(expanded: Expanded, z: Array, steps: Array, expansions: Expansion):
 def _of_processes(expanded: Expanded, responses: list[Response], acting: Mapping[str, str], z: Array, predicted: Mapping[str, np.ndarray]):
     """Candidates, directions and expansions; none where a run with parameters of each step is not the run of the problem."""
     base, directions = _varied(expanded, z)
-    for name, stream in expanded.problem.observations.items():
-        mask = np.asarray(stream.mask)
-        apart = np.abs(np.asarray(base[name]) - predicted[name])[mask].max() / (np.std(predicted[name][mask]) + 1e-300)
-        if not apart <= REPRODUCED:
+    for name in expanded.problem.observations:
+        used = _used(expanded.problem, name)
+        apart = np.abs(np.asarray(base[name]) - predicted[name])[used].max(initial=0.0)
+        # A flat prediction has no spread to compare with, but an error.
+        if used.any() and not apart <= REPRODUCED * max(_spread(expanded.problem, predicted, name), _error(expanded.problem, name)):
             return None
     table = expanded.problem.forward.model.parameters()
     candidates, expansions = [], []

@@ -1,0 +1,224 @@
+"""Measures of the course of a year: slopes of spring and autumn, amplitude, peak, sink, and their timing.
+
+Peak, amplitude and timing are those of the mean seasonal cycle: the mean of all values that count within `smooth` days about each day of
+the year, of all years together, each value with the same weight. So gaps leave out values and add none, and noise of single days, which
+would raise every peak, is averaged. `yearly` takes a measure of each year by itself instead.
+
+Days are those of `Series.day_of_year`, on a calendar of 365 days. All are differentiable wherever the day of an extreme, or between
+which days a threshold is crossed, does not change; there they have kinks (levels) or jumps (days).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from landcal_jax.errors import complain
+from landcal_jax.measures import Measure, Series, in_days, per_day, root, same_units, share
+
+YEAR = 365
+MONTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+
+
+def day_of(date: str) -> int:
+    """The day of the year of "month-day", 1 for "01-01" and 365 for "12-31". Raises ValueError for what is no date of a common year."""
+    match = re.fullmatch(r"(\d\d)-(\d\d)", date)
+    month, day = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (1 <= month <= 12 and 1 <= day <= MONTHS[month - 1]):
+        raise ValueError(complain("a date as month-day, of a year without 29 February", repr(date), '"03-01" for 1 March'))
+    return int(MONTHS[: month - 1].sum()) + day
+
+
+# ---------------------------------------------------------------------- slopes
+
+
+def slope(start: str, end: str, *, least: int = 10) -> Measure:
+    """Least-squares slope over the days from `start` to `end` [units of the series a day], both "month-day" and included.
+
+    A line with one slope for all years and a level for each: years of other gaps and levels do not bend it. A window over the end of
+    the year belongs to the year in which it begins. NaN where fewer than `least` values count within the window.
+    Raises ValueError for what is no date.
+    """
+    first, last = day_of(start), day_of(end)
+
+    def function(series: Series) -> Array:
+        series.require_time("a slope")
+        after = jnp.floor(series.day_of_year) >= first
+        before = jnp.floor(series.day_of_year) <= last
+        over = first > last
+        within = series.where((after | before) if over else (after & before))
+        x = series.day_of_year + jnp.where(over & before, YEAR, 0)
+        year = series.year - jnp.where(over & before, 1, 0) - series.years[0] + 1
+        number = series.years[1] - series.years[0] + 2
+        x, h = (_about_years(values, within, year, number) for values in (x, within.modelled))
+        slope = share(jnp.sum(x * h), jnp.sum(x**2))
+        return jnp.where(within.number >= least, slope, jnp.nan)
+
+    return Measure(function, f"slope from {start} to {end} (at least {least} values)", per_day)
+
+
+def _about_years(values: Array, series: Series, year: Array, number: int) -> Array:
+    """`values` (n,) minus their mean of each of `number` years; zero where they do not count."""
+    values = jnp.where(series.mask, values, 0.0)
+    total, count = (jax.ops.segment_sum(part, year, num_segments=number) for part in (values, series.mask.astype(values.dtype)))
+    return jnp.where(series.mask, values - (total / jnp.maximum(count, 1.0))[year], 0.0)
+
+
+spring_slope = slope("03-01", "05-31")
+"""Slope from 1 March to 31 May, spring of the north; that of the south is `slope("09-01", "11-30")`."""
+autumn_slope = slope("09-01", "11-30")
+"""Slope from 1 September to 30 November, autumn of the north."""
+
+
+# ---------------------------------------------------------------------- the mean seasonal cycle
+
+
+def cycle(series: Series, smooth: int) -> tuple[Array, Array]:
+    """The mean seasonal cycle (365,) of the modelled values, and on which days it is known; zero on the others."""
+    series.require_time("a seasonal cycle")
+    day = jnp.floor(series.day_of_year).astype(int) - 1
+    values = jnp.where(series.mask, series.modelled, 0.0)
+    near = (jnp.arange(YEAR)[:, None] + jnp.arange(smooth) - smooth // 2) % YEAR
+    total, count = (
+        jax.ops.segment_sum(part, day, num_segments=YEAR)[near].sum(axis=1) for part in (values, series.mask.astype(values.dtype)))
+    return total / jnp.maximum(count, 1.0), count > 0
+
+
+def _check(smooth: int, coverage: float) -> None:
+    if not (isinstance(smooth, int) and 1 <= smooth < YEAR and smooth % 2 and 0 < coverage <= 1):
+        raise ValueError(complain("an odd number of days to smooth over, and a coverage above 0 and up to 1", f"{smooth}, {coverage}",
+                                  "amplitude(smooth=15, coverage=0.9)"))
+
+
+def _of_cycle(name: str, smooth: int, coverage: float, of: Callable[[Array, Array], Array]) -> Measure:
+    _check(smooth, coverage)
+
+    def function(series: Series) -> Array:
+        values, known = cycle(series, smooth)
+        return jnp.where(jnp.mean(known) >= coverage, of(values, known), jnp.nan)
+
+    return Measure(function, f"{name} of the mean seasonal cycle ({smooth} days, coverage {coverage:g})", same_units)
+
+
+def _highest(values: Array, known: Array) -> Array:
+    return jnp.max(jnp.where(known, values, -jnp.inf))
+
+
+def _lowest(values: Array, known: Array) -> Array:
+    return jnp.min(jnp.where(known, values, jnp.inf))
+
+
+def amplitude(smooth: int = 15, *, coverage: float = 0.9) -> Measure:
+    """Highest minus lowest value of the mean seasonal cycle.
+
+    `smooth`: odd number of days that each value of the cycle is the mean of; 1 is the days as they are. `coverage`: on which share of
+    the days of the year the cycle must be known, else NaN; lower it where `keep` leaves one season. Raises ValueError for others.
+    """
+    return _of_cycle("amplitude", smooth, coverage, lambda values, known: _highest(values, known) - _lowest(values, known))
+
+
+def peak(smooth: int = 15, *, coverage: float = 0.9) -> Measure:
+    """Highest value of the mean seasonal cycle; arguments as of `amplitude`."""
+    return _of_cycle("peak", smooth, coverage, _highest)
+
+
+def sink(smooth: int = 15, *, coverage: float = 0.9) -> Measure:
+    """Lowest value of the mean seasonal cycle: of NEE the strongest uptake, negative; arguments as of `amplitude`."""
+    return _of_cycle("sink", smooth, coverage, _lowest)
+
+
+# ---------------------------------------------------------------------- timing
+
+
+def day_of_peak(smooth: int = 15, *, lowest: bool = False, centre: float = 183.0) -> Measure:
+    """Day of the year of the highest value of the mean seasonal cycle [d], or of the lowest (the sink of NEE).
+
+    Between days by a parabola through the highest and its neighbours. The day is given within half a year of `centre`, so that days
+    about New Year can be subtracted from each other: `centre=1` for a peak of the southern summer. NaN where the cycle is
+    not known on all days: take a wider `smooth`.
+    """
+    def find(values: Array) -> Array:
+        at = jnp.argmax(values)
+        before, top, after = values[(at - 1) % YEAR], values[at], values[(at + 1) % YEAR]
+        bend = 2.0 * top - before - after
+        return at + jnp.where(bend > 0, 0.5 * (after - before) / jnp.where(bend > 0, bend, 1.0), 0.0)
+
+    what = "lowest" if lowest else "highest"
+    return _timing(f"day of the {what} value", smooth, lowest, centre, find)
+
+
+def season_start(threshold: float = 0.2, smooth: int = 15, *, lowest: bool = False, centre: float = 183.0) -> Measure:
+    """Day of the year on which the mean seasonal cycle rises through a threshold for the last time before its peak [d].
+
+    `threshold`: share of the amplitude above the lowest value. `lowest`: the season is the one of low values, as the uptake of NEE, and
+    the cycle falls through it. Linear between days; other arguments and gaps as of `day_of_peak`.
+    Raises ValueError for a threshold outside 0 to 1.
+    """
+    return _season("start", threshold, smooth, lowest, centre, -1)
+
+
+def season_end(threshold: float = 0.2, smooth: int = 15, *, lowest: bool = False, centre: float = 183.0) -> Measure:
+    """Day of the year on which the mean seasonal cycle first falls through a threshold after its peak [d]; see `season_start`."""
+    return _season("end", threshold, smooth, lowest, centre, 1)
+
+
+def _season(which: Literal["start", "end"], threshold: float, smooth: int, lowest: bool, centre: float, step: int) -> Measure:
+    if not 0 < threshold < 1:
+        raise ValueError(complain("a threshold between 0 and 1, a share of the amplitude", f"{threshold}", "threshold=0.2"))
+
+    def find(values: Array) -> Array:
+        low = jnp.min(values)
+        top = jnp.argmax(values)
+        above = values[(top + step * jnp.arange(YEAR)) % YEAR] - (low + threshold * (values[top] - low))
+        # The lowest value lies below the threshold, so that there is a first one, and the peak before it lies above.
+        first = jnp.argmax(above < 0)
+        inside, outside = above[first - 1], above[first]
+        fall = inside - outside
+        day = top + step * (first - 1 + jnp.where(fall > 0, inside / jnp.where(fall > 0, fall, 1.0), 0.0))
+        return jnp.where(values[top] > low, day, jnp.nan)
+
+    season = "of low values" if lowest else "of high values"
+    return _timing(f"{which} of the season {season} (threshold {threshold:g})", smooth, lowest, centre, find)
+
+
+def _timing(name: str, smooth: int, lowest: bool, centre: float, find: Callable[[Array], Array]) -> Measure:
+    _check(smooth, 1.0)
+
+    def function(series: Series) -> Array:
+        values, known = cycle(series, smooth)
+        day = 1.0 + find(-values if lowest else values)
+        day = (day - centre + 0.5 * YEAR) % YEAR - 0.5 * YEAR + centre
+        return jnp.where(jnp.all(known), day, jnp.nan)
+
+    return Measure(function, f"{name} ({smooth} days, about day {centre:g})", in_days)
+
+
+# ---------------------------------------------------------------------- year by year
+
+
+def yearly(measure: Measure | Callable[[Series], Array], *, spread: bool = False, least: int = 1) -> Measure:
+    """The mean over years of a measure of each year by itself, or with `spread` its standard deviation: how the years differ.
+
+    Years for which the measure gives NaN, such as one whose summer is missing, are left out; NaN where fewer than `least` years remain (two
+    for a spread, divided by n - 1). A season that ends in the next year is cut at New Year.
+    """
+    least = max(least, 2) if spread else least
+
+    def function(series: Series) -> Array:
+        series.require_time("a measure by year")
+        years = jnp.arange(series.years[0], series.years[1] + 1)
+        values = jax.vmap(lambda year: measure(series.where(series.year == year)))(years)
+        there = jnp.isfinite(values)
+        number = jnp.sum(there)
+        mean = share(jnp.sum(jnp.where(there, values, 0.0)), number)
+        if spread:
+            mean = root(share(jnp.sum(jnp.where(there, values - mean, 0.0) ** 2), number - 1.0))
+        return jnp.where(number >= least, mean, jnp.nan)
+
+    name = measure.name if isinstance(measure, Measure) else getattr(measure, "__name__", type(measure).__name__)
+    units_of = measure.units_of if isinstance(measure, Measure) else same_units
+    return Measure(function, f"{'spread' if spread else 'mean'} over years of {name} (at least {least})", units_of)
