@@ -17,6 +17,12 @@ model and measurement error added. Reported: the share of held-out days inside t
 0.95; chi-square, the mean square of the departures over the variance of the band, which should be between 0.8 and 1.2; RMSE; the standard
 deviation of the band and the part that the parameters have in it; the same on the calibrated days.
 
+Judged are the three sites together, every held-out day counting alike, and each of them alone. Together the targets hold (23 November
+2026: 0.92 and 0.87 of the days of NEE and latent heat are inside, chi-square 0.98 and 1.16); one by one four of six streams have
+both. That is as much as the records allow: in the calibrated years themselves, left out block by block, chi-square lies between 0.8
+and 1.2 in all blocks for one of the twelve streams and sites (NEE of FR-Pue: 0.56 to 1.47), though errors are fitted to these very
+years. What one block of years does not say of the next, no rule can say of three years to come.
+
 What to see: a fit hides its errors, so that bands by the first two rules are too narrow where the model is wrong in form, most of all at
 FR-Pue, where latent heat was observed from September 2004 on, in two dry years, and the held-out years are wet. Years left out tell of
 that beforehand. They cannot tell of what no calibrated year has: a drift of the fluxes from the calibrated years to the held-out ones
@@ -88,29 +94,42 @@ def calibrated(bench: harness.Benchmark, site: str, experiment, method: str, sta
     return with_errors(experiment, estimate), estimate.result
 
 
-def one_site(bench: harness.Benchmark, site: str, experiment, judged: bool) -> None:
-    """Figures of one site by every rule."""
+def one_site(bench: harness.Benchmark, site: str, experiment, judged: bool) -> dict[tuple[str, str], dict[str, float]]:
+    """Figures of one site by every rule; those of the held-out days by (rule, stream)."""
     import landcal_jax as lc
     from landcal_jax.calibration import default_solver
 
-    start = lc.calibrate(experiment, default_solver(number=4 if bench.quick else 16), seed=0, progress=False)
+    start, unseen = lc.calibrate(experiment, default_solver(number=4 if bench.quick else 16), seed=0, progress=False), {}
     for method in METHODS[::2] if bench.quick else METHODS:
         fitted, result = calibrated(bench, site, experiment, method, start)
         posterior = lc.laplace(fitted.problem, result, draws=1)
         for period, observations in (("calibrated", fitted.problem.observations), ("held out", fitted.held_out)):
             bands = posterior.predictive(problem=fitted.problem.with_observations(observations))
             for name, row in scores(bands, observations, fitted.problem, result.z).items():
-                target = judged and period == "held out" and method == TARGET
-                report(bench, f"{site} {name}, {method}, {period}", row, observations[name].units, target)
+                report(bench, f"{site} {name}, {method}, {period}", row, observations[name].units)
+                if period == "held out":
+                    unseen[method, name] = row
+                    if judged and method == TARGET:
+                        judge(bench, f"{site} {name}", row)
+    return unseen
 
 
-def report(bench: harness.Benchmark, name: str, row: dict[str, float], units: str, target: bool) -> None:
-    """The figures of one stream; the targets are distances from what should be."""
+def report(bench: harness.Benchmark, name: str, row: dict[str, float], units: str) -> None:
+    """The figures of one stream."""
     for what, value in row.items():
         bench.figure(f"{name}: {what}", value, units if what[0] in "Rso" else "1")
-    if target:
-        bench.figure(f"{name}: inside the 90 % band, distance from 0.9", abs(row["inside the 90 % band"] - 0.9), "1", "<= 0.05")
-        bench.figure(f"{name}: chi-square, distance from 1", abs(row["chi-square"] - 1.0), "1", "<= 0.2")
+
+
+def judge(bench: harness.Benchmark, name: str, row: dict[str, float]) -> None:
+    """How far the band and chi-square of held-out days are from what they should be."""
+    bench.figure(f"{name}, held out: inside the 90 % band, distance from 0.9", abs(row["inside the 90 % band"] - 0.9), "1", "<= 0.05")
+    bench.figure(f"{name}, held out: chi-square, distance from 1", abs(row["chi-square"] - 1.0), "1", "<= 0.2")
+
+
+def pooled(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Of several sites: every held-out day counts alike."""
+    days = [row["days"] for row in rows]
+    return {what: float(np.average([row[what] for row in rows], weights=days)) for what in ("inside the 90 % band", "chi-square")}
 
 
 def main() -> None:
@@ -118,9 +137,17 @@ def main() -> None:
     bench = harness.Benchmark("held_out", __doc__, cores=None, cache=True)
     import jax
 
+    found = {}
     for number, (site, experiment) in enumerate(list(eligible().items())[: 1 if bench.quick else None]):
-        one_site(bench, site, experiment, number < JUDGED)
+        found[site] = one_site(bench, site, experiment, number < JUDGED)
         jax.clear_caches()
+    for method, name in found[next(iter(found))]:
+        for sites in {min(JUDGED, len(found)), len(found)}:
+            whole = pooled([found[site][method, name] for site in list(found)[:sites]])
+            for what, value in whole.items():
+                bench.figure(f"{name}, {method}, held-out days of {sites} sites: {what}", value, "1")
+            if method == TARGET and sites == min(JUDGED, len(found)):
+                judge(bench, f"{name} of {sites} sites", whole)
     bench.finish()
 
 
