@@ -16,6 +16,7 @@ Data: $LANDCAL_DATA/history_matching, or `--data DIR`, the folder `Data` of gith
 (doi:10.5281/zenodo.10592299).
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -31,9 +32,7 @@ CASES = {"RMSD": ("Raoult2024/RMSD", 10, 3.0), "ALL": ("Raoult2024/ALL", 4, 3.0)
 
 def folder_of(given: Path | None) -> Path:
     """Where the waves are; SystemExit with the address of the data if they are not."""
-    from landcal_jax import data
-
-    folder = given or data.cache_folder() / "history_matching"
+    folder = given or Path(os.environ.get("LANDCAL_DATA", ".")) / "history_matching"
     if not (folder / "Raoult2024").is_dir():
         raise SystemExit(f"No waves in {folder}: clone github.com/simonbeylat/History_Matching_ORCHIDEE, and give its Data as --data DIR")
     return folder

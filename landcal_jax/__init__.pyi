@@ -12,6 +12,7 @@ from . import plot_comparison as plot_comparison
 from . import plot_coverage as plot_coverage
 from . import plot_emulator as plot_emulator
 from . import plot_equifinality as plot_equifinality
+from . import plot_history_matching as plot_history_matching
 from . import plot_identifiability as plot_identifiability
 from . import plot_scorecard as plot_scorecard
 from . import plot_sensitivity as plot_sensitivity
@@ -57,6 +58,8 @@ from .gradient import GaussNewton as GaussNewton
 from .gradient import LevenbergMarquardt as LevenbergMarquardt
 from .gradient import MultiStart as MultiStart
 from .gradient import Optax as Optax
+from .history_matching import History as History
+from .history_matching import history_match as history_match
 from .identifying import identifiability as identifiability
 from .laplace import laplace as laplace
 from .laplace import truncated_normal as truncated_normal

@@ -239,8 +239,8 @@ def emulate(
         r2 = _stream_r2(processes, pattern)
         if not r2 >= LEAST:
             refused[name] = f"leave-one-out R2 {r2:.2g}: its mean would do as well"
-    kept = {name: jnp.asarray(array) for name, array in values.items()}
-    return Emulator(problem.space, processes, patterns, jnp.asarray(Z[sound]), kept, problem.forward.name, problem.forward.output_units, refused,
+    kept, forward = {name: jnp.asarray(array) for name, array in values.items()}, problem.forward
+    return Emulator(problem.space, processes, patterns, jnp.asarray(Z[sound]), kept, forward.name, forward.output_units, refused,
                     int((~sound).sum()))
 
 

@@ -82,6 +82,11 @@ class AbstractForward(eqx.Module):
         return None
 
     @property
+    def periods(self) -> Mapping[str, float]:
+        """Parameters that have the same effect a period later, such as days of the year: name -> period in the unit of the parameter."""
+        return {}
+
+    @property
     def mesh(self) -> Mesh | None:
         """The devices among which its sites are divided; None is one device."""
         return None
@@ -147,6 +152,10 @@ class SiteForward(AbstractForward):
     @property
     def output_units(self):
         return self.model.output_units
+
+    @property
+    def periods(self):
+        return self.model.periods
 
     @property
     def description(self):

@@ -37,7 +37,7 @@ KERNELS = {
 }
 ROOM = 32
 """Runs are filled up to a multiple of this, so that a design that grows run by run compiles once in 32 runs."""
-BATCH = 2048
+BATCH, FEW = 2048, 64
 
 
 class Factors(eqx.Module):
@@ -55,7 +55,10 @@ class Factors(eqx.Module):
     def moments(self, correlations: Array, basis: Array, signal: Array) -> tuple[Array, Array]:
         """Mean and variance (point,) from correlations (point, run) and basis (point, p)."""
         mean = basis @ self.coefficients + correlations @ self.weights
-        seen = jnp.sum((correlations @ self.whiten.T) ** 2, axis=1)
+        half = len(self.weights) // 2
+        # A lower triangle: a quarter of the products would be with zeros.
+        seen = jnp.sum((correlations[:, :half] @ self.whiten[:half, :half].T) ** 2, axis=1)
+        seen = seen + jnp.sum((correlations @ self.whiten[half:].T) ** 2, axis=1)
         unknown_mean = jnp.sum((correlations @ self.remain.T + basis @ self.root.T) ** 2, axis=1)
         return mean, signal - seen + unknown_mean
 
@@ -174,7 +177,10 @@ class GaussianProcesses(eqx.Module):
         return tuple(array.reshape(-1, array.shape[-1])[:points].reshape(shape) for array in (mean, variance))
 
     def joint(self, x: ArrayLike) -> tuple[Array, Array]:
-        """Mean (point, k) and covariance (k, point, point) of the smooth part at some points (point, n); usable inside jit."""
+        """Mean (point, k) and covariance (k, point, point) of the smooth part at some points (point, n); usable inside jit.
+
+        The jitter, 1e-9 of the signal's variance, is on its diagonal, so that it has a Cholesky factor.
+        """
         x = self._scaled(x)
         basis = gp_fitting.basis(self.mean, x)
 
@@ -304,11 +310,14 @@ def _predicted(processes: GaussianProcesses, chunks: Array, nugget: bool) -> tup
     def batch(x):
         basis = gp_fitting.basis(processes.mean, x)
 
-        def one(h: Hyperparameters, factors: Factors):
+        def one(output: tuple[Hyperparameters, Factors]):
+            h, factors = output
             mean, variance = factors.moments(h.signal * processes._correlations(h, x), basis, h.signal)
             return mean, jnp.maximum(variance, JITTER * h.signal) + nugget * h.signal * (h.nugget + JITTER)
 
-        mean, variance = jax.vmap(one, out_axes=1)(processes.hyperparameters, processes.factors)
-        return centre + scale * mean, scale**2 * variance
+        outputs = (processes.hyperparameters, processes.factors)
+        # Many points: one output after the other, since products of single matrices are a third faster than those of a batch.
+        mean, variance = jax.lax.map(one, outputs) if len(x) > FEW else jax.vmap(one)(outputs)
+        return centre + scale * mean.T, scale**2 * variance.T
 
     return jax.lax.map(batch, chunks)

@@ -32,11 +32,11 @@ import xarray as xr
 from jax import Array
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
-from scipy.stats import qmc
 
 from landcal_jax import checkpoint as checkpoints
 from landcal_jax import history_tables, nroy
 from landcal_jax import progress as progress_line
+from landcal_jax.emulator import latin_hypercube
 from landcal_jax.errors import complain
 from landcal_jax.implausibility import Judge, Targets, judge_of, targets_of, values_of
 from landcal_jax.keys import key_of
@@ -183,7 +183,7 @@ class History:
         n = self.problem.space.size
         runs = RUNS * n if runs is None else runs
         if not self.waves:
-            return ndtri(qmc.LatinHypercube(n, rng=nroy.generator(key)).random(runs))
+            return np.asarray(latin_hypercube(self.problem, runs, key=key))
         among = self.cloud.draws(min(len(self.cloud.points), max(20 * runs, 1000)), key)
         before = np.concatenate([ndtr(wave.z) for wave in self.waves])
         taken = np.concatenate([before[self._inside(before)], np.zeros((0, n))])

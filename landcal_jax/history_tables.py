@@ -54,8 +54,8 @@ def matrix(history: "History", *, bins: int = 15, points: int = 8192) -> xr.Data
     `least_implausibility`, the least of the implausibilities that count (the largest of all waves) among the points in the bin.
 
     Both are (parameter, other, bin, other_bin), symmetric, NaN for a parameter with itself. `edges` (parameter, edge), physical units;
-    bins hold equal shares of the prior, and end at ranks of 1e-9. The least is taken over `points` spread over the prior, a power of two, and all those
-    that the waves left; in bins that none of them lies in it is NaN.
+    bins hold equal shares of the prior, and end at ranks of 1e-9. The least is taken over `points` spread over the prior, a power of
+    two, and all those that the waves left; in bins that none of them lies in it is NaN.
     """
     _require(history)
     if points < 2 or points & (points - 1) or bins < 2:

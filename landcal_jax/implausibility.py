@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 from numpy.typing import ArrayLike
 
+from landcal_jax.emulator import LEAST
 from landcal_jax.errors import complain
 from landcal_jax.gp import GaussianProcesses
 from landcal_jax.observations import Observations
 
 MOST_TARGETS = 200
-LEAST_R2 = 0.05
-"""An emulator that explains less of the variance of runs it has not seen has learned nothing."""
+BLOCKS = (2048, 256)  # points that go through the emulators at once
 
 
 class Targets(NamedTuple):
@@ -102,9 +103,17 @@ class Judge:
 
     def moments(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance (point, used target) of the emulators at u (point, n)."""
-        if self.processes is None:
-            return np.zeros((len(u), 0)), np.zeros((len(u), 0))
-        mean, variance = map(np.asarray, self.processes.predict(2.0 * u - 1.0))
+        if self.processes is None or not len(u):
+            return np.zeros((len(u), self.used.sum())), np.ones((len(u), self.used.sum()))
+        # Of a few fixed lengths, filled up: every other one would be compiled.
+        parts, start = [], 0
+        while start < len(u):
+            size = BLOCKS[0] if len(u) - start >= BLOCKS[0] else BLOCKS[1]
+            block = u[start : start + size]
+            found = self.processes.predict(2.0 * np.pad(block, ((0, size - len(block)), (0, 0))) - 1.0)
+            parts.append([np.asarray(array)[: len(block)] for array in found])
+            start += size
+        mean, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
         return mean, variance * self.inflation[self.used]
 
     def implausibility(self, u: np.ndarray) -> np.ndarray:
@@ -125,11 +134,12 @@ class Judge:
         return self.targets._replace(values=chosen[0], observation=chosen[1], discrepancy=chosen[2])
 
 
-def judge_of(u: np.ndarray, values: np.ndarray, targets: Targets, *, valmax: int = 0, mean: str = "linear", key=0) -> Judge:
-    """Fit emulators to runs at u (run, n) that gave `values` (run, target), all finite; those that learned nothing are not used.
+def judge_of(u: np.ndarray, values: np.ndarray, targets: Targets, *, valmax: int = 0, mean: str = "linear", key: Array | int = 0) -> Judge:
+    """Fit emulators to runs at u (run, n) that gave `values` (run, target), all finite.
 
-    A target whose values are the same in all runs is not used either: nothing can be learned of it there. `mean`: of the Gaussian
-    processes, see `GaussianProcesses.fit`, which raises ValueError for too few runs.
+    Those that learned nothing, with a leave-one-out R2 below `emulator.LEAST`, are not used. A target whose values are the same in all
+    runs is not used either: nothing can be learned of it there. `mean`: of the Gaussian processes, see `GaussianProcesses.fit`, which
+    raises ValueError for too few runs.
     """
     varies = np.ptp(values, axis=0) > 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-300)
     r2, inflation = np.zeros(len(targets.labels)), np.ones(len(targets.labels))
@@ -140,6 +150,6 @@ def judge_of(u: np.ndarray, values: np.ndarray, targets: Targets, *, valmax: int
     square = (values[:, varies] - predicted) ** 2
     r2[varies] = 1.0 - square.mean(axis=0) / values[:, varies].var(axis=0)
     inflation[varies] = np.maximum(1.0, (square / variance).mean(axis=0))
-    used = varies & (r2 > LEAST_R2)
+    used = varies & (r2 > LEAST)
     processes = fitted.only(np.flatnonzero(used[varies])) if used.any() else None
     return Judge(targets, processes, used, r2, inflation, valmax)

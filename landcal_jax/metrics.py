@@ -56,6 +56,11 @@ class MetricsForward(AbstractForward):
     inner: AbstractForward
     readings: dict[str, Reading]
 
+    def __check_init__(self):
+        if self.inner.uncertain:
+            raise ValueError(complain("metrics of a map without an error of its own, which would be lost in them", self.inner.description,
+                                      "metrics of the model itself, and an emulator of these: emulate(with_metrics(problem, ...), ...)"))
+
     def __call__(self, theta, operators):
         return self._of(self.inner(theta, self._wanted(operators)), operators)
 
@@ -92,6 +97,9 @@ class MetricsForward(AbstractForward):
     def has_adjoint(self):
         return self.inner.has_adjoint
 
+    def caveats(self, theta):
+        return self.inner.caveats(theta)
+
     def failure_words(self):
         return self.inner.failure_words()
 
@@ -102,6 +110,10 @@ class MetricsForward(AbstractForward):
     @property
     def description(self):
         return f"{len(self.readings)} metrics of {self.inner.description}"
+
+    @property
+    def periods(self):
+        return self.inner.periods
 
     @property
     def mesh(self):
@@ -133,7 +145,7 @@ def with_metrics(
     its observations, as does every site at which a metric is masked because it cannot be computed there.
 
     Raises KeyError for names that are not there; ValueError for a metric that no site has, one that errors do not move
-    (give its sigma), and a problem whose errors are parameters.
+    (give its sigma), a problem whose errors are parameters, and a forward map with an error of its own.
     """
     if problem.errors is not None:
         raise ValueError(complain("a problem whose R is given", f"errors of {', '.join(problem.errors.streams)} among the parameters",

@@ -50,15 +50,17 @@ def matrix(ds: xr.Dataset, names: Sequence[str] | None = None, *, truth: Mapping
     shown = list(names or labels[:SHOWN_AT_MOST])
     one = ds.sel(parameter=shown, other=shown)
     figure = new_figure(1.6 + 0.95 * len(shown), 1.2 + 0.95 * len(shown))
-    axes = np.atleast_2d(figure.subplots(len(shown), len(shown), sharex="col", sharey="row"))
+    axes = figure.subplots(len(shown), len(shown), squeeze=False)
     cutoff, positive = float(ds.attrs["cutoff"]), one["density"].values[one["density"].values > 0]
     lowest = max(positive.min(), 1e-3 * positive.max()) if positive.size else 0.1
     scales = LogNorm(lowest, max(positive.max(initial=0.0), 1.01 * lowest))
     images: list = [None, None]
     for (row, column), axis in np.ndenumerate(axes):
-        _frame(axis, one["edges"].values[[column, row]], row == len(shown) - 1, column == 0, shown[column], shown[row])
+        _frame(axis, one["edges"].values[[column, row]], row == len(shown) - 1, column == 0)
         if row == column:
-            axis.text(0.5, 0.5, shown[row], ha="center", va="center", fontsize=7.5, color=INK, wrap=True, parse_math=False)
+            # Long names get small letters, and do not push the panels apart.
+            axis.text(0.5, 0.5, shown[row], ha="center", va="center", fontsize=min(8.5, 75 / len(shown[row])), color=INK,
+                      parse_math=False).set_in_layout(False)
             continue
         above, kind = column > row, "density" if column > row else "least_implausibility"
         values = one[kind].values[row, column]
@@ -138,7 +140,7 @@ def _rank(edges: np.ndarray, value: float) -> float:
     return float(np.interp(value, edges, np.linspace(0, 1, len(edges))))
 
 
-def _frame(axis: Axes, edges: np.ndarray, bottom: bool, left: bool, column: str, row: str) -> None:
+def _frame(axis: Axes, edges: np.ndarray, bottom: bool, left: bool) -> None:
     """Axes of one panel: prior quantiles, values at some of them where the panel is at the side."""
     ranks = np.linspace(0, 1, edges.shape[1])
     tidy(axis)

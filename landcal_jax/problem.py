@@ -87,7 +87,7 @@ class Problem(eqx.Module):
 
         Of a map that knows its own error the squares are those of departures whitened by R and this error together.
         """
-        return _terms(self.space, self.observations, self.errors, z, self.predict(z), self._error_of_map(z))
+        return _terms(self.space, self.observations, self.errors, z, self.predict(z), self.error_of_map(z))
 
     def cost(self, z: Array) -> Array:
         """J(z), the sum of its terms."""
@@ -162,7 +162,8 @@ class Problem(eqx.Module):
         """Whether J is half a sum of squares, as Gauss-Newton methods need it: R is given, and does not depend on z."""
         return self.errors is None and not self.forward.uncertain
 
-    def _error_of_map(self, z: Array) -> dict[str, MapError]:
+    def error_of_map(self, z: Array) -> dict[str, MapError]:
+        """What the forward map says of its own error at z, by stream; empty for a map that says nothing."""
         if not self.forward.uncertain:
             return {}
         operators = {name: stream.operator for name, stream in self.observations.items()}
@@ -276,6 +277,7 @@ def _differenced_jvp(primals, tangents):
     (z, problem), (tangent, _) = primals, tangents
     value = _differenced(z, problem)
     ahead = jax.vmap(lambda z: _differenced(z, problem))(z + problem.difference_step * jnp.eye(z.size, dtype=z.dtype))
+
     def of_stream(name):
         # Zero where nothing was observed: NaN there, which J leaves out, would come back through the transpose.
         mask = problem.observations[name].mask.reshape(value[name].shape)

@@ -23,7 +23,6 @@ from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.covariance import Covariance
 from landcal_jax.errors import complain
-from landcal_jax.forward import SiteForward
 from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, extra_of, no_u_turn, straightened, trajectories
 from landcal_jax.keys import key_of
 from landcal_jax.laplace import laplace
@@ -96,7 +95,7 @@ def nuts(
     if posterior is None:
         posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
     if periods is None:
-        periods = problem.forward.model.periods if isinstance(problem.forward, SiteForward) else {}
+        periods = problem.forward.periods
     turns, key = turns_of(problem.space, periods), key_of(key)
     centre, root = np.asarray(posterior.centre), cholesky_of(posterior.covariance)
     options = chains, draws, warmup, target_accept, max_tree_depth

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -84,8 +85,19 @@ def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
         assert abs(float(truth) - float(mean)) < 3 * float(sd)
 
 
+def test_equifinality_shows_what_four_methods_leave(tmp_path):
+    said = run(str(EXAMPLES / "equifinality.py"), cwd=tmp_path)
+    assert (tmp_path / "equifinality.png").read_bytes().startswith(b"\x89PNG")
+    rows = {name: [float(number) for number in re.findall(r"\d\.\d{3}", line)] for line in said.splitlines()
+            for name in ("history matching", "Laplace", "NUTS", "ES-MDA") if line.startswith(f"{name} ")}
+    assert all(len(row) == 4 for row in rows.values()) and len(rows) == 4
+    # Two numbers rule out less than all observations do, and NUTS and Laplace see the same ones.
+    assert (np.array(rows["history matching"]) > np.array(rows["NUTS"])).all()
+    np.testing.assert_allclose(rows["Laplace"], rows["NUTS"], rtol=0.5)
+
+
 @pytest.mark.parametrize(
-    "name", ["hierarchical.py", "which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
+    "name", ["equifinality.py", "hierarchical.py", "which_data.py", "quickstart.py", "own_model.py", "own_reader.py", "external_model.py"])
 def test_examples_use_public_names_only(name):
     text = (EXAMPLES / name).read_text()
     assert not re.findall(r"\b_[a-z]\w*|\._\w+", text.replace("__name__", "").replace("__main__", ""))

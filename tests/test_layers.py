@@ -13,18 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landcal_jax"
 PLOTTING = ("plot", "plot_style", "plot_parameters", "plot_comparison", "plot_coverage", "plot_identifiability", "plot_bayesopt",
-            "plot_emulator", "plot_equifinality", "plot_scorecard", "plot_sensitivity")
+            "plot_emulator", "plot_equifinality", "plot_history_matching", "plot_scorecard", "plot_sensitivity")
 # From the top down. A module imports from its own line, without circles, and from the lines below it.
 LAYERS = (
     ("__main__",),
     ("cli",),
     ("report", "structure", "output", "caveats", "calibration", "experiment", "identifying", "callmip", "callmip_information", *PLOTTING),
-    ("smc", "variational", "particles", "microcanonical"),
+    ("smc", "variational", "particles", "microcanonical", "history_matching", "history_tables"),
     ("sampling", "hamiltonian", "turns", "metropolis", "diagnostics", "posterior", "error_estimation", "information", "design", "laplace",
      "propagation", "importance", "covariance", "comparison", "comparison_scores"),
     ("bayesopt", "bayesian_search", "bayesian_optimum", "acquisition",
      "gradient", "ensemble", "ensemble_iterated", "ensemble_kalman", "ensemble_space", "resilient", "search", "testing", "testing_coverage",
-     "rank_statistics", "twins", "weather", "emulator", "sensitivity", "sensitivity_gradient", "sensitivity_indices",
+     "rank_statistics", "twins", "weather", "emulator", "implausibility", "sensitivity",
+     "sensitivity_gradient", "sensitivity_indices",
      "sensitivity_runs", "metrics", "metric_reading", "metric_targets", "scorecard",
      "scorecard_cells"),
     ("solving",),
@@ -37,7 +38,7 @@ LAYERS = (
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model",
      "measures", "seasons", "gp", "gp_fitting"),
     ("error_model",),
-    ("configuration", "devices", "errors", "keys", "checkpoint", "run_folder", "progress"),
+    ("configuration", "devices", "errors", "keys", "checkpoint", "run_folder", "progress", "nroy"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))

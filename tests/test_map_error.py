@@ -33,7 +33,8 @@ class Uncertain(FunctionForward):
 
     def covariance(self, theta, operators):
         size = jnp.exp(0.3 * theta["a"])
-        return {"flux": MapError(0.2 * size * jnp.ones(Y.shape), jnp.asarray(W)[: self.patterns], size * jnp.arange(1.0, 1 + self.patterns))}
+        variances = size * jnp.arange(1.0, 1 + self.patterns)
+        return {"flux": MapError(0.2 * size * jnp.ones(Y.shape), jnp.asarray(W)[: self.patterns], variances)}
 
 
 def problem(model_error=0.0, patterns=2, weight=1.0, **keywords):

@@ -342,7 +342,7 @@ def bar_lengths(axis):
 
 
 def test_figures_show_what_the_datasets_hold(of_season):
-    found = sobol(ISHIGAMI_PROBLEM, runs=8 * 64, key=0)
+    found = sobol(ISHIGAMI_PROBLEM, runs=8 * 1024, key=0)
     figure = plot_sensitivity.bars(found)
     total, first = bar_lengths(figure.axes[0])
     order = ranked(found)

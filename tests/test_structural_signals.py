@@ -160,15 +160,16 @@ def test_streams_without_times_have_no_candidates_and_say_so():
 
 
 def test_what_stands_out_keeps_its_alarm_where_the_evidence_is_against_it():
-    """A loud one of 150 that has to be a hundred times as large as is plausible in its stream."""
+    """A loud one, t = 4.05, of 150 in 1500 values: the chance of the many, and of its size, takes more from it than its t gives."""
     rng = np.random.default_rng(0)
-    patterns, noise = rng.standard_normal((150, 400)), 0.5 * rng.standard_normal(400)
-    mine = {f"c{n}": {"y": each} for n, each in enumerate(patterns)}
-    problem = level({"y": Stream(1 + noise + 0.5 * patterns[0] * 4.4 / 20, 0.5, time=days(400))})
-    scores, _, anew = scored(problem, mine)
-    assert scores.loud.any()
+    patterns, noise = rng.standard_normal((150, 1500)), 0.45 * rng.standard_normal(1500)
+    left = patterns[0] - patterns[0].mean()
+    noise -= left * (noise @ left) / (left @ left)
+    y = 1 + noise + 4.05 * 0.5 * patterns[0] / np.linalg.norm(left)
+    scores, _, anew = scored(level({"y": Stream(y, 0.5, time=days(1500))}), {f"c{n}": {"y": each} for n, each in enumerate(patterns)})
+    assert scores.loud.sum() == 1 and statistic(scores, "c0") == pytest.approx(4.05, abs=0.02)
     named = anew()
-    assert named and named[0].alarm
+    assert len(named) == 1 and named[0].alarm and -2 < named[0].evidence < 0
 
 
 # ------------------------------------------------------------------------------------------------------------------- memory

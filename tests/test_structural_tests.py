@@ -99,7 +99,8 @@ def test_the_threshold_of_one_candidate_is_that_of_a_normal():
 def test_the_size_of_residuals_allows_for_what_was_fitted():
     rng = np.random.default_rng(5)
     G = jacobian(rng)
-    found = [size_of(Unweighted(whitened_of(rng.standard_normal(N + M), G), np.ones(N + M), ("y",)), np.arange(N, N + M)) for _ in range(200)]
+    found = [size_of(Unweighted(whitened_of(rng.standard_normal(N + M), G), np.ones(N + M), ("y",)), np.arange(N, N + M))
+             for _ in range(200)]
     assert found[0]["expected"] == pytest.approx(M - np.sum(np.linalg.qr(G)[0][N:] ** 2))
     assert np.mean([each["ratio"] for each in found]) == pytest.approx(1, abs=0.02)
     assert np.mean([each["desroziers"] for each in found]) == pytest.approx(1, abs=0.03)

@@ -10,11 +10,11 @@ from landcal_jax.forward import FunctionForward
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
+from landcal_jax.structure import tested
 from landcal_jax.structure.findings import p_text, season_of
 from landcal_jax.structure.parameters import bounds
 from landcal_jax.structure.score_tests import whitened_at
 from landcal_jax.structure.subsets import own_optimum
-from landcal_jax.structure.tested import Tested
 
 DAYS = np.arange(730)
 PHASE = 2 * np.pi * DAYS / 365.25
@@ -34,7 +34,7 @@ def problem_with(seed: int = 0, bump: float = 0.0, drift: float = 0.0) -> Proble
     truth = {name: jnp.asarray(value) for name, value in zip(SHAPES, (1.0, -0.7, 0.4), strict=True)}
     made = two_streams(truth)
     time = np.datetime64("2001-01-01") + DAYS.astype("timedelta64[D]")
-    added = {"nee": bump * BUMP, "latent_heat": drift * DAYS / 365.25}
+    added = {"nee": bump * BUMP, "latent_heat": drift * (DAYS - DAYS.mean()) / 365.25}
     streams = {name: Stream(np.asarray(made[name])[0] + added[name] + 0.5 * rng.standard_normal(730), 0.5, time=time, units="1")
                for name in made}
     return Problem(space, FunctionForward(two_streams), Observations(streams))
@@ -105,7 +105,7 @@ def test_parts_of_the_data_are_compared_as_in_the_closed_form():
     problem = problem_with(2)
     z = optimum(problem)
     whitened = whitened_at(problem, z, problem.observations)
-    away, statistic, degrees = own_optimum(Tested.of(whitened, problem.observations), whitened.rows["nee"])
+    away, statistic, degrees = own_optimum(tested.Tested.of(whitened, problem.observations), whitened.rows["nee"])
     streams = {"nee": problem.observations["nee"]}
     alone = Problem(problem.space, FunctionForward(lambda theta: {"nee": two_streams(theta)["nee"]}), Observations(streams))
     np.testing.assert_allclose(np.asarray(z) + away, np.asarray(optimum(alone)), atol=1e-8)

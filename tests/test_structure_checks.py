@@ -11,16 +11,15 @@ from landcal_jax.forward import FunctionForward
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem
-from landcal_jax.structure import tails
+from landcal_jax.structure import tails, tested
 from landcal_jax.structure.checks import joint_test, memories, seasons, size_of, sizes
 from landcal_jax.structure.findings import Finding, p_text
 from landcal_jax.structure.lags import autocorrelation, pairs_of, remembered
 from landcal_jax.structure.score_tests import Whitened
 from landcal_jax.structure.subsets import own_optimum
-from landcal_jax.structure.tested import Tested
 
 
-def tested_of(noise, G, times, weight=None, streams=None) -> Tested:
+def left_by(noise, G, times, weight=None, streams=None) -> tested.Tested:
     """What calibration of a linear problem with these errors (m,) leaves; the first n rows are the prior's; `weight` (m,) of J."""
     n, m = G.shape[1], len(noise)
     weight = np.ones(m) if weight is None else weight
@@ -30,7 +29,7 @@ def tested_of(noise, G, times, weight=None, streams=None) -> Tested:
     sites = np.r_[np.full(n, -1), np.zeros(m - n)].astype(int)
     rows = {"y": np.arange(n, m)} if streams is None else streams
     whitened = Whitened(e - Q @ (Q.T @ e), G * root[:, None], rows, sites, np.r_[np.full(n, np.nan), times], Q)
-    return Tested(whitened, weight, tuple(rows))
+    return tested.Tested(whitened, weight, tuple(rows))
 
 
 def smooth(n: int, number: int) -> np.ndarray:
@@ -97,9 +96,9 @@ def test_large_misfits_are_examined():
 
 def test_what_cannot_be_tested_is_said():
     """Residuals that do not vary; as many parameters as values; a stream without weight; one without times."""
-    constant = tested_of(np.r_[0.0, np.full(40, 0.3)], np.r_[np.eye(1), np.zeros((40, 1))], np.arange(40.0))
+    constant = left_by(np.r_[0.0, np.full(40, 0.3)], np.r_[np.eye(1), np.zeros((40, 1))], np.arange(40.0))
     assert "do not vary" in next(iter(memories(constant, ("s",))))
-    found = list(sizes(tested_of(np.r_[np.zeros(4), np.ones(4)], np.r_[np.eye(4), 1e3 * np.eye(4)], np.arange(4.0)), ("s",)))
+    found = list(sizes(left_by(np.r_[np.zeros(4), np.ones(4)], np.r_[np.eye(4), 1e3 * np.eye(4)], np.arange(4.0)), ("s",)))
     assert all(isinstance(each, str) for each in found) and "can make all" in found[1] and "4 values" in found[0]
     rng = np.random.default_rng(1)
     streams = {"y": Stream(1 + 0.5 * rng.standard_normal(60), 0.5, time=dates(60)), "e": Stream(np.full(30, 9.0), 0.5, weight=0.0),
@@ -121,7 +120,7 @@ def test_a_short_stream_is_tested_for_its_size_and_its_mean():
     loud = [each for each in findings.alarms if each.kind == "chi-square"]
     assert [each.subject for each in loud] == ["b"] and loud[0].log_p < -100
     assert any("14 values" in note for note in findings.notes)
-    one = tested_of(np.r_[0.0, 5.0], np.r_[np.eye(1), np.zeros((1, 1))], np.zeros(1))
+    one = left_by(np.r_[0.0, 5.0], np.r_[np.eye(1), np.zeros((1, 1))], np.zeros(1))
     assert size_of(one, np.array([1]))["log_p"] == pytest.approx(np.log(2) + float(chi2.logsf(25.0, 1)))
 
 
@@ -129,13 +128,13 @@ def test_memory_is_as_rare_as_promised_whatever_was_fitted():
     """25 values and 8 smooth parameters: 5 % were 45 %, 1 % were 18 %."""
     rng = np.random.default_rng(3)
     G = smooth(25, 8)
-    log_p = np.array([remembered(tested_of(rng.standard_normal(33), G, 15.0 * np.arange(25)), np.arange(8, 33)).log_p for _ in range(120)])
+    log_p = np.array([remembered(left_by(rng.standard_normal(33), G, 15.0 * np.arange(25)), np.arange(8, 33)).log_p for _ in range(120)])
     assert np.mean(log_p < np.log(0.05)) < 0.11 and np.mean(log_p < np.log(0.01)) < 0.04 and 0.3 < np.mean(log_p < np.log(0.5)) < 0.7
 
 
 def test_memory_is_seen_and_has_its_size():
     rng = np.random.default_rng(4)
-    found = remembered(tested_of(np.r_[rng.standard_normal(3), remembering(rng, 800, 3.0)], smooth(800, 3), np.arange(800.0)),
+    found = remembered(left_by(np.r_[rng.standard_normal(3), remembering(rng, 800, 3.0)], smooth(800, 3), np.arange(800.0)),
                        np.arange(3, 803))
     assert found.log_p < -100 and found.correlation[0] == pytest.approx(np.exp(-1 / 3), abs=0.08)
     assert found.spread[0] == pytest.approx(1 / np.sqrt(800), rel=0.05)
@@ -146,12 +145,12 @@ def test_residuals_with_memory_have_no_seasons_for_it():
     rng = np.random.default_rng(5)
     G, found = smooth(1000, 3), []
     for _ in range(8):
-        tested = tested_of(np.r_[rng.standard_normal(3), remembering(rng, 1000, 10.0)], G, 11000.0 + np.arange(1000))
-        found += [each.log_p for each in (*sizes(tested, ("s",)), *seasons(tested)) if isinstance(each, Finding)]
+        left = left_by(np.r_[rng.standard_normal(3), remembering(rng, 1000, 10.0)], G, 11000.0 + np.arange(1000))
+        found += [each.log_p for each in (*sizes(left, ("s",)), *seasons(left)) if isinstance(each, Finding)]
     assert len(found) == 56 and np.mean(np.array(found) < np.log(0.05)) < 0.15 and min(found) > np.log(1e-4)
     cycle = np.r_[np.zeros(3), 1.5 * np.cos(2 * np.pi * np.arange(1000) / 365.25)]
-    tested = tested_of(cycle + np.r_[rng.standard_normal(3), rng.standard_normal(1000)], G, 11000.0 + np.arange(1000))
-    assert joint_test(tested, "y", tested.patterns("y")["seasonality"])[2] < -30
+    left = left_by(cycle + np.r_[rng.standard_normal(3), rng.standard_normal(1000)], G, 11000.0 + np.arange(1000))
+    assert joint_test(left, "y", left.patterns("y")["seasonality"])[2] < -30
 
 
 def test_weights_of_j_do_not_count_as_errors():
@@ -162,10 +161,10 @@ def test_weights_of_j_do_not_count_as_errors():
     times = np.r_[np.arange(200.0), np.arange(200.0)]
     log_p, statistics = [], []
     for _ in range(60):
-        tested = tested_of(rng.standard_normal(n), G, times, weight, streams)
-        found = size_of(tested, streams["e"])
+        left = left_by(rng.standard_normal(n), G, times, weight, streams)
+        found = size_of(left, streams["e"])
         log_p.append(found["log_p"])
-        _, statistic, degrees = own_optimum(tested, streams["e"])
+        _, statistic, degrees = own_optimum(left, streams["e"])
         statistics.append(statistic / degrees)
     assert np.isnan(found["desroziers"]) and found["expected"] == pytest.approx(199, abs=3)
     assert np.mean(np.array(log_p) < np.log(0.05)) < 0.15 and np.mean(statistics) == pytest.approx(1, abs=0.25)

@@ -81,7 +81,7 @@ def of_posterior(problem: Problem, posterior: Posterior | None, diagnosis: Any) 
         try:
             diagnosis = diagnose(posterior)
         except ValueError as error:
-            yield f"The chains were not diagnosed: {error}"
+            yield f"The chains were not diagnosed: {_line(error)}"
     if diagnosis is not None and not diagnosis.passed:
         for sentence in diagnosis.sentences:
             advice = next((words for part, words in OF_CHAINS.items() if part in str(sentence)), LONGER)
@@ -93,14 +93,19 @@ def of_posterior(problem: Problem, posterior: Posterior | None, diagnosis: Any) 
                       alarm=True)
     if posterior.gaussian and problem.forward.traceable and len(posterior.z) >= 4 * FEWEST:
         try:
-            found = posterior.importance(DRAWS)
+            found = posterior.importance(min(DRAWS, len(posterior.z)))
         except ValueError as error:  # a singular covariance, or runs that fail: the draws have no weights
-            yield f"The Gaussian posterior was not compared with J: {error}"
+            yield f"The Gaussian posterior was not compared with J: {_line(error)}"
             return
         if not found.passed:
             yield Finding("posterior", f"The posterior is not the Gaussian that stands for it: {found.sentence}",
                           "Intervals of single parameters may still hold; for sets of parameters, and for what follows from them, sample: "
                           "nuts(problem, result, posterior=posterior), or smc(problem).", numbers={"k_hat": found.k_hat})
+
+
+def _line(error: ValueError) -> str:
+    """An error of several lines as one."""
+    return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
 
 
 def of_emulator(problem: Problem, observations: Observations, z: np.ndarray) -> Iterator[Finding]:
@@ -119,7 +124,7 @@ def of_emulator(problem: Problem, observations: Observations, z: np.ndarray) -> 
 
 def errors_of_map(problem: Problem, z: np.ndarray) -> dict[str, np.ndarray]:
     """Variance of the error of a forward map that knows its own, by stream (site, n_obs); empty of other maps."""
-    return {name: np.asarray(_variance(error)) for name, error in problem._error_of_map(jnp.asarray(z)).items()}
+    return {name: np.asarray(_variance(error)) for name, error in problem.error_of_map(jnp.asarray(z)).items()}
 
 
 def _variance(error: MapError) -> Array:

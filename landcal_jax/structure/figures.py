@@ -81,10 +81,10 @@ def _binned(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
                   label="mean of residuals, standard error")
 
 
-def _legend(axis: Axes) -> None:
-    """A legend with room of its own at the top, so that it hides nothing."""
+def _legend(axis: Axes, room: float = 0.3) -> None:
+    """A legend with room of its own at the top, a share of the axis, so that it hides nothing."""
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.3 * (high - low))
+    axis.set_ylim(low, high + room * (high - low))
     axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
@@ -200,7 +200,7 @@ def conflict(findings: Examined, finding: Finding) -> Figure:
             axes[1].bar(places + 0.36 * shift, [pair[shift] for pair in numbers["scores"].values()], width=0.34, color=colour, label=label)
         axes[1].set_xticks(places + 0.18, [name.replace("_", " ") for name in numbers["scores"]])
         axes[1].axhline(1, color="#999999", linewidth=0.8)
-        _legend(axes[1])
+        _legend(axes[1], 0.5)
         tidy(axes[1], "", "Chi-square per value", "")
     return figure
 

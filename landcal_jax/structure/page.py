@@ -83,8 +83,8 @@ def _summary(findings: Examined) -> str:
     top = findings.top
     return (f'<div class="verdict"><p><b>{escape(top.sentence)}</b></p><p>What to do next: {escape(top.advice)}{more}</p></div>'
             "<p>Causes are candidates for what the model lacks, tested against the residuals of the calibrated model and calibrated anew; "
-            f"signs are what can be seen of it. Of right models with right errors {findings.chance:.0%} of the reports have an alarm of a "
-            "test; what is said of the solve, of chains, emulators and failed runs is no test, and apart from this chance.</p>")
+            f"signs are what can be seen of it. Of right models with right errors {100 * findings.chance:.3g} % of the reports have an "
+            "alarm of a test; what is said of the solve, of chains, emulators and failed runs is no test, and apart from this chance.</p>")
 
 
 def _list(found: list[Finding]) -> str:
