@@ -82,7 +82,9 @@ def mogp(history, truth, points: int) -> tuple[float, bool, float]:
     for wave in history.waves:
         u, values = 0.5 * (wave.judge.processes.x + 1), wave.judge.processes.y
         for column, k in enumerate(np.flatnonzero(wave.judge.used)):
-            process = mogp_emulator.fit_GP_MAP(2 * u - 1, values[:, column], nugget="adaptive", n_tries=3)
+            # From a start that is given: with NumPy 2.4, version 0.7.2 cannot draw one.
+            process = mogp_emulator.GaussianProcess(2 * u - 1, values[:, column], nugget="adaptive")
+            process = mogp_emulator.fit_GP_MAP(process, n_tries=1, theta0=np.zeros(process.n_params))
             target = [float(history.targets.values[k]), float(history.targets.variance[k])]
             for where in ("points", "truth"):
                 these = x if where == "points" else at

@@ -14,9 +14,9 @@ index of 0.5). What becomes of the RMSD itself is in the table too, without a ta
 * Analysis of a series: indices of first, total and second order with their intervals of the 948 values that were observed at FR-Pue,
   beside SALib, which takes an output at a time: timed for three and scaled.
 
-Seconds are those of the processor. What was tried on the way: trajectories that SALib picks for their spread (20 of 60, or
-of 200) keep no more than those drawn at random, nor do grids of six or eight levels; `screened(least=0.1)` keeps 22 instead of 25
-parameters and loses one of the top ten in every third design instead of every tenth.
+Seconds are those of the processor. What was tried on the way, ten designs each: trajectories that SALib picks for their spread (20 of 60
+at FR-Pue and FI-Hyy, 20 of 200 at FR-Pue) and grids of six or eight levels (FR-Pue) made no difference beyond the luck of designs;
+`screened(least=0.1)` keeps about 22 instead of 25 parameters, and one in three designs loses one of the top ten instead of one in ten.
 """
 
 import time

@@ -6,7 +6,7 @@ a parameter of any prior has bins of equal prior probability.
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +17,14 @@ from scipy.stats import qmc
 from landcal_jax.errors import complain
 from landcal_jax.problem import Problem
 
-if TYPE_CHECKING:
-    from landcal_jax.history_matching import History
+History = Any
+"""A `history_matching.History`, which is above this module."""
 
 
-def waves(history: "History") -> xr.Dataset:
+def waves(history: History) -> xr.Dataset:
     """Everything by wave: `fraction` and `fraction_error` (wave,) of the prior; of each target `r2`, `inflation` and `used` (wave, target),
-    `target`, `target_sd` (observation error and discrepancy) and its parts; `design` (wave, run, parameter) in physical units and `values`
-    (wave, run, target), NaN where a run failed or a wave had fewer; `left` (draw, parameter), points of what is left."""
+    `target_value`, `target_sd` (observation error and discrepancy) and `target_units`; `design` (wave, run, parameter) in physical units
+    and `values` (wave, run, target), NaN where a run failed or a wave had fewer; `left` (draw, parameter), points of what is left."""
     _require(history)
     targets, space = history.targets, history.problem.space
     number, runs = len(history.waves), max(len(wave.z) for wave in history.waves)
@@ -49,7 +49,7 @@ def waves(history: "History") -> xr.Dataset:
         attrs={"cutoff": history.cutoff, "valmax": history.valmax, "status": history.status, "model_runs": history.runs})
 
 
-def matrix(history: "History", *, bins: int = 15, points: int = 8192) -> xr.Dataset:
+def matrix(history: History, *, bins: int = 15, points: int = 8192) -> xr.Dataset:
     """What is left, by pairs of parameters: `density`, the fraction of the prior in a bin of the pair that is not ruled out, and
     `least_implausibility`, the least of the implausibilities that count (the largest of all waves) among the points in the bin.
 
@@ -84,7 +84,7 @@ def matrix(history: "History", *, bins: int = 15, points: int = 8192) -> xr.Data
                "waves": len(history.waves)})
 
 
-def envelopes(history: "History", series: Problem, *, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> xr.Dataset:
+def envelopes(history: History, series: Problem, *, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> xr.Dataset:
     """Quantiles over the runs of each wave of the streams of `series`, a problem with the same parameters whose streams are series.
 
     `<stream>` (wave, quantile, site, <stream>_obs), `<stream>_observed` (site, <stream>_obs), NaN where nothing was, and `<stream>_time`
@@ -112,25 +112,25 @@ def envelopes(history: "History", series: Problem, *, quantiles: Sequence[float]
         "wave": np.arange(1, len(history.waves) + 1), "quantile": list(quantiles), "site": list(series.observations.sites)})
 
 
-def _require(history: "History") -> None:
+def _require(history: History) -> None:
     if not history.waves:
         raise ValueError(complain("a history with a wave or more", "none", "history_match(problem), or history.told(z, values)"))
 
 
-def _flat(history: "History", z: np.ndarray) -> np.ndarray:
+def _flat(history: History, z: np.ndarray) -> np.ndarray:
     """Free physical parameters (point, n) of z (point, n)."""
     space = history.problem.space
     return np.asarray(space.flatten(space.physical(jnp.asarray(z))))
 
 
-def _bins(history: "History", u: np.ndarray, bins: int) -> np.ndarray:
+def _bins(history: History, u: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each parameter of points u (point, n): that of its rank, which is u itself where parameters are independent."""
     factor = history.problem.space.factor
     ranks = u if factor is None else ndtr(ndtri(u) @ np.asarray(factor).T)
     return np.minimum((ranks * bins).astype(int), bins - 1)
 
 
-def _physical_of_ranks(history: "History", ranks: np.ndarray) -> np.ndarray:
+def _physical_of_ranks(history: History, ranks: np.ndarray) -> np.ndarray:
     """Physical values (rank, parameter) of every parameter at these ranks."""
     factor, n = history.problem.space.factor, history.problem.space.size
     correlated = np.repeat(ndtri(np.clip(ranks, 1e-9, 1 - 1e-9))[:, None], n, axis=1)

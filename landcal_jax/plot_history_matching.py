@@ -4,6 +4,7 @@
 `History.envelopes(series)`. Each returns a matplotlib `Figure` that belongs to nobody.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,9 +59,10 @@ def matrix(ds: xr.Dataset, names: Sequence[str] | None = None, *, truth: Mapping
     for (row, column), axis in np.ndenumerate(axes):
         _frame(axis, one["edges"].values[[column, row]], row == len(shown) - 1, column == 0)
         if row == column:
-            # Long names get small letters, and do not push the panels apart.
-            axis.text(0.5, 0.5, shown[row], ha="center", va="center", fontsize=min(8.5, 75 / len(shown[row])), color=INK,
-                      parse_math=False).set_in_layout(False)
+            # Long names are broken, get smaller letters, and do not push the panels apart.
+            name = re.sub(r"(?<=[^_])_(?=[^_])", "_\n", shown[row])
+            size = min(8.5, 75 / max(map(len, name.splitlines())))
+            axis.text(0.5, 0.5, name, ha="center", va="center", fontsize=size, color=INK, parse_math=False).set_in_layout(False)
             continue
         above, kind = column > row, "density" if column > row else "least_implausibility"
         values = one[kind].values[row, column]
@@ -74,7 +76,7 @@ def matrix(ds: xr.Dataset, names: Sequence[str] | None = None, *, truth: Mapping
         if image is not None:
             bar = figure.colorbar(image, ax=axes, location="right", shrink=0.45, aspect=25, pad=0.01)
             bar.set_label(label, fontsize=8, color=INK)
-            bar.ax.tick_params(labelsize=7.5)
+            bar.ax.tick_params(labelsize=7.5, which="both")
             bar.outline.set_visible(False)
     share = number_text(100 * ds.attrs["fraction"], 3)
     figure.suptitle(f"{share} % of the prior is left after {ds.attrs['waves']} waves", fontsize=10, x=0.01, ha="left", color=INK)
