@@ -9,8 +9,8 @@ Asked is:
 * seconds of ten waves from nothing, of the first twin of each case, compilation included;
 * in how many of the 20 twins (five of each case) the truth is kept through all waves, and what is left;
 * what of the draws of NUTS from the posterior of the same series (first twin, 6 parameters) is kept, and how much wider what is left is;
-* mogp-emulator (optional extra `peers`) on the very same runs: its emulators (maximum a posteriori, squared exponential, adaptive
-  nugget) and its HistoryMatching on 1e5 points of the prior: what is left, is the truth kept, and seconds for emulators and points
+* mogp-emulator (optional extra `peers`) on the very same runs: its emulators (maximum a posteriori by Nelder-Mead, squared exponential,
+  adaptive nugget) and its HistoryMatching on 1e5 points of the prior: what is left, is the truth kept, and seconds for emulators and points
   alone, beside all seconds of ours.
 
 Real data: catalogue site FR-Pue, see `landcal_jax.data`.
@@ -82,9 +82,9 @@ def mogp(history, truth, points: int) -> tuple[float, bool, float]:
     for wave in history.waves:
         u, values = 0.5 * (wave.judge.processes.x + 1), wave.judge.processes.y
         for column, k in enumerate(np.flatnonzero(wave.judge.used)):
-            # From a start that is given: with NumPy 2.4, version 0.7.2 cannot draw one.
+            # From a start that is given and without its gradient: with NumPy 2.4, version 0.7.2 has neither.
             process = mogp_emulator.GaussianProcess(2 * u - 1, values[:, column], nugget="adaptive")
-            process = mogp_emulator.fit_GP_MAP(process, n_tries=1, theta0=np.zeros(process.n_params))
+            process = mogp_emulator.fit_GP_MAP(process, n_tries=1, theta0=np.zeros(process.n_params), method="Nelder-Mead")
             target = [float(history.targets.values[k]), float(history.targets.variance[k])]
             for where in ("points", "truth"):
                 these = x if where == "points" else at

@@ -281,6 +281,9 @@ def _pattern(stream: Stream, values: np.ndarray, keep: float, most: int, first: 
         basis = scores.T @ anomalies / runs
         truncated = np.sum((anomalies - scores @ basis) ** 2, axis=0) / (runs - 1 - count)
     shape = (sites, n_obs)
+    # Where a run gave no number, and nothing was observed, the centre has none: of the basis it would come back in derivatives.
+    lost = ~np.isfinite(centre).ravel()
+    basis, truncated = np.where(lost, 0.0, basis), np.where(lost, 0.0, truncated)
     arrays = (centre, basis.reshape(-1, *shape), truncated.reshape(shape), weights)
     return Pattern(*map(jnp.asarray, arrays), (first, first + scores.shape[1]), n_obs > 1), scores
 

@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_factor, cho_solve
 
 from landcal_jax.errors import complain
 from landcal_jax.observations import Stream
@@ -46,11 +45,12 @@ def term(stream: Stream, modelled: Array, error: MapError) -> tuple[Array, Array
         # As departures of their own: R^(-1/2) is linear.
         zero = stream.with_values(jnp.zeros_like(stream.values))
         patterns = jax.vmap(lambda row: widened(zero, error.diagonal).whitened(-row))(error.basis)
-        V = (jnp.sqrt(error.variances)[:, None, None] * patterns).reshape(len(patterns), -1)
-        factor = cho_factor(jnp.eye(len(V), dtype=V.dtype) + V @ V.T, lower=True)
-        b = V @ r.ravel()
-        quadratic = quadratic - b @ cho_solve(factor, b)
-        log_determinant = log_determinant + jnp.mean(stream.weight) * 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor[0])))
+        W = patterns.reshape(len(patterns), -1)
+        # Without a root of the variances, which at a run of an emulator are zero: the root has no derivative there.
+        inner = jnp.eye(len(W), dtype=W.dtype) + error.variances[:, None] * (W @ W.T)
+        b = W @ r.ravel()
+        quadratic = quadratic - b @ jnp.linalg.solve(inner, error.variances * b)
+        log_determinant = log_determinant + jnp.mean(stream.weight) * jnp.linalg.slogdet(inner)[1]
     return 0.5 * quadratic, 0.5 * log_determinant
 
 

@@ -109,7 +109,7 @@ def test_solvers_find_the_minimum_of_the_model_through_it(problem, emulator):
 
 def test_nuts_samples_the_posterior_through_it(problem, emulator):
     exact = solve(problem, LevenbergMarquardt(), progress=False).z
-    draws = nuts(problem.with_forward(emulator), draws=150, warmup=150, chains=1, key=0, progress=False).matrix()
+    draws = nuts(problem.with_forward(emulator), exact, draws=150, warmup=6, key=0, progress=False).matrix()
     theta = problem.space.flatten(problem.space.physical(exact))
     assert (np.abs(draws.mean(axis=0) - theta) < draws.std(axis=0)).all()
 

@@ -1,5 +1,6 @@
 """The error of a forward map in J, against dense matrices."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,13 +27,14 @@ class Uncertain(FunctionForward):
     """A linear map that says how wrong it is: more where theta is larger."""
 
     patterns: int = 2
+    scale: jax.Array = eqx.field(default_factory=lambda: jnp.ones(()))
 
     @property
     def uncertain(self):
         return True
 
     def covariance(self, theta, operators):
-        size = jnp.exp(0.3 * theta["a"])
+        size = self.scale * jnp.exp(0.3 * theta["a"])
         variances = size * jnp.arange(1.0, 1 + self.patterns)
         return {"flux": MapError(0.2 * size * jnp.ones(Y.shape), jnp.asarray(W)[: self.patterns], variances)}
 
@@ -80,6 +82,15 @@ def test_the_gradient_is_exact():
     step = 1e-5 * jnp.eye(3)
     differences = jnp.array([(made.cost(z + h) - made.cost(z - h)) / 2e-5 for h in step])
     np.testing.assert_allclose(jax.grad(made.cost)(z), differences, rtol=1e-7)
+
+
+def test_a_variance_of_zero_has_a_derivative():
+    """An emulator that interpolates has none at its runs."""
+    made = problem()
+    forward = eqx.tree_at(lambda forward: forward.scale, made.forward, jnp.zeros(()))
+    exact, z = made.with_forward(forward), jnp.array([0.4, -0.3, 1.1])
+    assert np.isfinite(jax.grad(exact.cost)(z)).all()
+    assert float(exact.terms(z)["log_determinant"]) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_solvers_of_sums_of_squares_are_refused_and_the_others_work():
