@@ -68,8 +68,8 @@ class Candidate:
 class Signals:
     """Candidates with their directions: stream -> (candidate, site, n_obs) derivative of the prediction with respect to c.
 
-    `slopes`, of the same shape: derivative of the directions of drivers along z, (dd/dz) z; zero for the other classes. A factor on a
-    driver does what parameters that multiply it do, and like theirs its effect depends on z (`score_tests.whitened_directions`).
+    `slopes`, of the same shape: derivative of the directions of factors on drivers along z, (dd/dz) z; zero for the others. Such a factor
+    does what parameters that multiply the driver do, and like theirs its effect depends on z (`score_tests.whitened_directions`).
     `expanded`: the problem that runs with any of them; `expansions`: what each is there. `notes`: sentences about candidates that could
     not be computed.
     """
@@ -241,7 +241,10 @@ def _of_drivers(expanded: Expanded, z: Array, predicted: Mapping[str, np.ndarray
     moved, turned = _moved(expanded.with_constants(), z, jnp.asarray(steps), stacked)
     along, by = _along(expanded.problem, z), steps[:, None, None]
     directions = {name: (np.asarray(values) - predicted[name]) / by for name, values in moved.items()}
-    return (candidates, directions, expansions), {name: (np.asarray(values) - np.asarray(along[name])) / by
+    # An offset or a drift does what no parameter does: it keeps its shape, which a correction that is linear all the way from the mean
+    # of the prior would bend more than the prior bends its score.
+    factor = np.array([candidate.name.endswith("_factor") for candidate in candidates])[:, None, None]
+    return (candidates, directions, expansions), {name: np.where(factor, np.asarray(values) - np.asarray(along[name]), 0.0) / by
                                                   for name, values in turned.items()}
 
 
