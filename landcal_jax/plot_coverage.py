@@ -34,7 +34,7 @@ def ranks(ds: xr.Dataset) -> Figure:
         axis.axhspan(low, high, color=SHADE, linewidth=0, zorder=0)
         axis.axhline(number / bins, color=INK, linewidth=0.6, zorder=1)
         axis.hist(column, bins, range=(0, 1), color=FAILED if p < 0.01 else POSTERIOR, rwidth=0.9, zorder=2)
-        tidy(axis, title=f"{name} (p = {number_text(p, 2)})")
+        tidy(axis, title=f"{name}\np = {number_text(p, 2)}")
         axis.title.set_fontsize(7.5)
     for axis in axes[len(names):]:
         axis.remove()
