@@ -243,3 +243,9 @@ def test_units_follow_the_measure():
     assert [per_day(unit) for unit in ("W m-2", "gC m-2 d-1", "1", "")] == ["W m-2 d-1", "gC m-2 d-2", "d-1", ""]
     assert spring_slope.units_of("gC m-2 d-1") == "gC m-2 d-2" and day_of_peak().units_of("K") == "d"
     assert rmsd.units_of is same_units and nse.units_of is dimensionless and yearly(spring_slope).units_of("K") == "K d-1"
+
+
+def test_a_maker_of_measures_says_that_it_has_to_be_called():
+    for maker in (peak, amplitude):
+        with pytest.raises(TypeError, match="call it"):
+            maker(Series(*jnp.zeros((4, 3))))
