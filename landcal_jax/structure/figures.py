@@ -174,6 +174,7 @@ def predictive(findings: Examined, finding: Finding) -> Figure:
         axis.hist(each["replicates"], bins=30, color=SHADE, edgecolor="#b9ad8f", linewidth=0.5)
         axis.axvline(each["observed"], color=PRIOR, linewidth=2)
         axis.set_yticks([])
+        axis.locator_params(axis="x", nbins=4)
         tidy(axis, f"{each['statistic']}, {each['site']}")
     for axis in axes[len(found):]:
         axis.set_visible(False)
