@@ -41,7 +41,7 @@ posteriors = {"history matching": history.posterior(2000, key=0)} | posteriors
 print(history, "\n")
 
 # Spread of each parameter against its prior, and whether the truth lies in the middle 95 %.
-prior = np.asarray(space.flatten(space.prior_sd))
+prior = np.array([float(space.prior_sd[name]) for name in space.labels])
 true = np.asarray(space.flatten({name: truth[name] for name in space.default_theta}))
 print(f"{'standard deviation over the prior one':38}" + "".join(f"{name:>22}" for name in space.labels))
 for name, posterior in posteriors.items():

@@ -90,7 +90,8 @@ def cycle(series: Series, smooth: int) -> tuple[Array, Array]:
 
 def _check(smooth: int, coverage: float) -> None:
     if isinstance(smooth, Series):
-        raise TypeError(complain("a measure", "the function that makes one", 'call it: Metric("nee", peak()), Metric("nee", amplitude(15))'))
+        raise TypeError(complain("a measure", "the function that makes one",
+                                 'call it: Metric("nee", peak()), Metric("nee", amplitude(15))'))
     if not (isinstance(smooth, int) and 1 <= smooth < YEAR and smooth % 2 and 0 < coverage <= 1):
         raise ValueError(complain("an odd number of days to smooth over, and a coverage above 0 and up to 1", f"{smooth}, {coverage}",
                                   "amplitude(smooth=15, coverage=0.9)"))

@@ -65,6 +65,7 @@ def test_log_expected_improvement_is_the_expectation():
     np.testing.assert_allclose(acquisition.log_expected_improvement(mean, sd**2, best), np.log(expected), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_noisy_acquisition_is_the_expectation_over_the_joint_posterior(processes):
     rng = np.random.default_rng(1)
     known, x = rng.uniform(-1, 1, (5, 2)), np.array([0.0, 0.1])
@@ -101,6 +102,7 @@ def test_gradients_are_exact(processes):
         np.testing.assert_allclose(slope, differences, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pending_place_gains_little_and_copies_change_nothing(processes):
     known, x = np.array([[0.2, 0.2], [-0.5, 0.5]]), np.array([0.9, -0.9])
     before, after = (float(acquisition.fantasies(processes, places)(jnp.asarray(x))) for places in (known, np.vstack([known, x])))
@@ -110,6 +112,7 @@ def test_a_pending_place_gains_little_and_copies_change_nothing(processes):
     assert abs(once - twice) < 0.01
 
 
+@pytest.mark.slow
 def test_a_tighter_constraint_never_makes_a_place_better(processes):
     x = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (50, 2)))
     limits = processes[1]
@@ -165,6 +168,7 @@ def test_batches_are_of_different_places():
     assert apart.min() >= acquisition.APART
 
 
+@pytest.mark.slow
 def test_constraints_hold_at_the_end():
     found = bayesopt(lambda theta: {"objective": bowl(theta), "left": float(theta["a"]) - 0.4}, SPACE, runs=16, constraints=["left"],
                      progress=False)

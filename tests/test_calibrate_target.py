@@ -82,6 +82,7 @@ def landcal(folder, *arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_without_derivatives_goes_to_an_ensemble(folder):
     status, said, errors = landcal(folder, "mine.py:problem", "--members", "20")
     assert status == 0, errors
@@ -112,6 +113,7 @@ def test_a_model_with_a_tangent_linear_goes_to_a_gradient_solver(folder):
         assert abs(ds["map"].values[0] - 1.4) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["with_both", "by_differences"])
 def test_all_that_has_a_tangent_linear_goes_to_a_gradient_solver(folder, name):
     # Without derivatives, and with a tangent-linear alone, see above; an adjoint alone is refused below.
@@ -156,6 +158,7 @@ def test_a_function_without_a_name_has_a_title(folder):
     assert "in_jax of mine.py calibrated" in said and "lambda" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "solver", "method"), [
     (["--solver", "ga", "--members", "8"], "GeneticAlgorithm, then IterativeFourDEnVar", "iterated 4DEnVar"),
     (["--solver", "cma-es"], "CMAES, then IterativeFourDEnVar", "iterated 4DEnVar"),
@@ -175,6 +178,7 @@ def test_a_search_without_derivatives_ends_with_a_posterior(folder, arguments, s
     assert "J = " in said and "Report: file://" in said
 
 
+@pytest.mark.slow
 def test_a_search_on_a_model_with_derivatives_ends_with_their_posterior(folder):
     status, _, errors = landcal(folder, "mine.py:with_tangent", "--solver", "ga", "--members", "8", "--seed", "3")
     assert status == 0, errors
@@ -183,6 +187,7 @@ def test_a_search_on_a_model_with_derivatives_ends_with_their_posterior(folder):
         assert abs(ds["map"].values[0] - 1.4) < 0.05 and ds.sizes["iteration"] > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "words"), [
     (["mine.py:problem", "--solver", "cma-es", "--members", "4"], ["of six members or more"]),
     (["mine.py:problem", "--solver", "lbfgs"], ["a differentiable forward map for LBFGS", "an ensemble or search solver"]),

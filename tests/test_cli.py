@@ -202,6 +202,7 @@ def test_overwrite_quietly_gives_the_same_numbers(full_run):
         xr.testing.assert_equal(ds, before)
 
 
+@pytest.mark.slow
 def test_another_model(small_twin):
     status, said, complained = landcal("calibrate", "--model", "dalec", "--starts", "1")
     assert status == 0, complained

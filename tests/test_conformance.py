@@ -168,6 +168,7 @@ def test_the_posterior_in_closed_form_is_found(problem, oracle, name):
             assert np.abs((about - covariance) / (sd[:, None] * sd)).max() < spread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_RUNS)
 def test_a_model_in_numpy_gives_the_same(problem, oracle, name):
     solver = ROWS[name][0]
@@ -179,6 +180,7 @@ def test_a_model_in_numpy_gives_the_same(problem, oracle, name):
         np.testing.assert_allclose(other.details[part], one.details[part], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_RUNS)
 def test_streams_may_come_in_any_order(name):
     # JAX gives the dictionaries of a state back in the order of the alphabet, which is not that of the observations.

@@ -61,6 +61,7 @@ def same(found, alone, kind, names):
         np.testing.assert_allclose(found[f"{kind} {name}"], alone[name], rtol=tolerance, atol=tolerance, err_msg=f"{kind} {name}")
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_results_of_one(alone, tmp_path):
     finish([start(tmp_path / "found.npz", "on_devices()", FOUR_DEVICES)], seconds=120)
     found = np.load(tmp_path / "found.npz")

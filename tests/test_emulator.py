@@ -107,6 +107,7 @@ def test_solvers_find_the_minimum_of_the_model_through_it(problem, emulator):
     assert np.allclose(with_error, exact, atol=0.05)
 
 
+@pytest.mark.slow
 def test_nuts_samples_the_posterior_through_it(problem, emulator):
     exact = solve(problem, LevenbergMarquardt(), progress=False).z
     draws = nuts(problem.with_forward(emulator), exact, draws=150, warmup=6, key=0, progress=False).matrix()

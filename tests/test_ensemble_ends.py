@@ -175,6 +175,7 @@ def test_a_mean_that_is_pulled_in_shows_the_cost_of_where_it_ran():
     np.testing.assert_allclose(result.cost, SMOOTH.cost, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_RUNS)
 def test_what_is_shown_is_the_cost_at_what_is_shown(name):
     parts = {"y": np.arange(25), "b": np.arange(25, TIMES)}

@@ -298,6 +298,7 @@ def test_the_errors_go_to_other_observations():
 
 # ------------------------------------------------------------------------------------------------------------- in a calibration
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["marginal", "cross-validation"])
 def test_a_calibration_with_these_errors(method, tmp_path):
     whole = shifting(0.0)

@@ -14,6 +14,7 @@ from landcal_jax.testing import draw_errors
 
 # --------------------------------------------------------------------------------------------------------- short and long streams
 
+@pytest.mark.slow
 def test_fourteen_days_beside_a_thousand():
     """Two sites in one J: the short one leans on the prior, which is about both, and says so."""
     A = columns_of(2000, 2).reshape(2, 1000, 2)
@@ -31,6 +32,7 @@ def test_fourteen_days_beside_a_thousand():
     assert not any("the prior, since" in sentence and "site 0" in sentence for sentence in estimate.sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["marginal", "desroziers"])
 def test_streams_of_fourteen_and_of_three_thousand_days_in_one_cost(method):
     """Each has its own errors; the long one is found as if it were alone, the short one says how little it knows."""
@@ -54,6 +56,7 @@ def test_streams_of_fourteen_and_of_three_thousand_days_in_one_cost(method):
         assert any(f"; {number} values tell as much of a mean as" in sentence for sentence in estimate.sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("method", ["marginal", "cross-validation", "desroziers", "residuals"])
 def test_a_stream_without_values_is_left_out_and_named(method):

@@ -63,6 +63,7 @@ def test_own_reader_on_the_command_line(tmp_path):
     assert "reader of the user" in said and "Half-hourly series at one site" in said
 
 
+@pytest.mark.slow
 def test_which_data_finds_what_the_fluxes_do_not_see(tmp_path):
     said = run(str(EXAMPLES / "which_data.py"), cwd=tmp_path)
     drawn = {file.name: file.read_bytes()[:4] for file in (tmp_path / "which_data").iterdir()}
@@ -74,6 +75,7 @@ def test_which_data_finds_what_the_fluxes_do_not_see(tmp_path):
     assert int(left) < 20
 
 
+@pytest.mark.slow
 def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
     said = run(str(EXAMPLES / "hierarchical.py"), cwd=tmp_path)
     rows = re.findall(r"^(\w+) +(\d+) +([\d.]+) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)$", said, re.MULTILINE)
@@ -85,6 +87,7 @@ def test_hierarchical_shares_a_distribution_among_sites(tmp_path):
         assert abs(float(truth) - float(mean)) < 3 * float(sd)
 
 
+@pytest.mark.slow
 def test_equifinality_shows_what_four_methods_leave(tmp_path):
     said = run(str(EXAMPLES / "equifinality.py"), cwd=tmp_path)
     assert (tmp_path / "equifinality.png").read_bytes().startswith(b"\x89PNG")

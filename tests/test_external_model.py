@@ -158,6 +158,7 @@ def test_a_cluster_that_loses_a_worker_half_way(calibrated, program, tmp_path, m
     assert result.details["failed_runs"] == unbroken["failed_runs"] > 0
 
 
+@pytest.mark.slow
 def test_the_example_finds_its_truth(program, tmp_path):
     folder = tmp_path / "landcal-out-external"
     folder.mkdir()

@@ -128,6 +128,7 @@ def test_a_step_that_overshoots_by_decades_is_cut(name):
     np.testing.assert_allclose(result.theta["a"], np.log(3), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gauss_newton", "levenberg_marquardt", "lbfgs", "optax_adam", "multi_start"])
 def test_regions_of_nan_are_stepped_around(name):
     # log(a) is NaN below zero, and a Gauss-Newton step from 4.5 goes there.

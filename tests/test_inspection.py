@@ -406,6 +406,7 @@ def test_half_hourly_and_hourly_files(data_dir: Path) -> None:
     about(upper, "albedo: 10505 of 13940 values without sun repeat the value before")
 
 
+@pytest.mark.slow
 def test_every_file_of_the_data_folder(data_dir: Path) -> None:
     """A text for each file, or a sentence for what is no data."""
     refused = []
@@ -431,6 +432,7 @@ def test_what_is_known_to_be_odd_is_found(data_dir: Path, path: str, words: tupl
     assert all(word in text for word in words), text
 
 
+@pytest.mark.slow
 def test_no_real_series_is_taken_for_another_unit(data_dir: Path) -> None:
     for path in sorted((data_dir / "flux_daily").rglob("*.*")):
         if path.suffix in (".nc", ".rds") or path.name == "p_model_drivers_forcing.csv":

@@ -286,6 +286,7 @@ def run_outside(theta):
     return {name: np.asarray(values) for name, values in seasons(theta).items() if name != "gpp"}
 
 
+@pytest.mark.slow
 def test_an_external_model_gives_the_same_metrics(inner, problem):
     forward = BlackBoxForward(run_outside, observations=inner.observations, workers=2)
     few = {name: METRICS[name] for name in ("nee_rmsd", "start")}

@@ -43,6 +43,7 @@ def test_the_same_key_gives_the_same_draws(posterior):
     np.testing.assert_array_equal(again.z, posterior.z)
 
 
+@pytest.mark.slow
 def test_free_errors_are_sampled():
     found = mclmc(free_errors(), jnp.array([0.7, 0.5, 0.0]), chains=2, draws=200, key=0, progress=False)
     a, b, _ = found.matrix().T

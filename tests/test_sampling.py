@@ -84,6 +84,7 @@ def interrupted(module, after, monkeypatch, call):
     return call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 3, 12, 22])
 def test_a_killed_run_ends_with_the_same_bits(problem, posterior, tmp_path, monkeypatch, after):
     file = tmp_path / "nuts.npz"
@@ -147,6 +148,7 @@ def test_only_parameters_with_flat_priors_are_bent():
     assert (bends(flat) > 0).tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_product_that_data_determine_is_sampled_right():
     """y = log(a b) with flat priors of log a and log b in 0 to 1: of the difference s - d only the prior is known, exactly triangular."""
     space = ParameterSpace({name: Parameter.log_uniform(1.0, np.e) for name in "ab"})

@@ -39,6 +39,7 @@ PROBLEM = two_modes()
 OPTIONS = {"particles": 512, "progress": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", ["hmc", "random walk"])
 def test_both_modes_have_their_weights_where_a_chain_sticks_in_one(moves):
     share, log_evidence = exact()
@@ -54,6 +55,7 @@ def test_both_modes_have_their_weights_where_a_chain_sticks_in_one(moves):
     np.testing.assert_allclose(upper.std(), SIGMA / 2, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_one_chain_stays_where_it_began():
     chain = nuts(PROBLEM, jnp.array([0.7, 0.5]), chains=1, draws=200, key=0, progress=False)
     assert (chain.matrix()[:, 0] > 0).all()

@@ -273,6 +273,7 @@ def contents(folder: Path) -> bytes:
     return json.dumps(ds.to_dict(encoding=False), default=str, sort_keys=True).encode()
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_ends_the_same(tmp_path):
     unbroken = landcal(*SMALL, str(tmp_path / "unbroken"))
     assert unbroken.wait(300) == 0, unbroken.stderr.read()
@@ -303,6 +304,7 @@ def test_ctrl_c_and_the_end_of_a_batch_job_say_how_to_go_on(tmp_path):
     assert (tmp_path / "out" / "unfinished" / "solve_0.npz").exists() and not (tmp_path / "out" / "posterior.nc").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_gives_a_sentence_and_loses_nothing(tmp_path):
     full = landcal(*SMALL, str(tmp_path / "out"), file_limit=102400)
     assert full.wait(300) == 2

@@ -132,6 +132,7 @@ def test_the_prior_taken_for_the_posterior_is_seen_by_the_rank_of_J_alone(proble
     assert any(sentence.startswith("J: ranks are not uniform") and "too high" in sentence for sentence in verdict(ds))
 
 
+@pytest.mark.slow
 def test_correlated_errors_taken_for_white_are_seen_in_the_mean_of_a_flux():
     time = np.datetime64("2020-01-01") + np.arange(60)
     problem = linear(np.ones((60, 1)), Stream(np.zeros(60), 1.0, correlation=ExponentialCorrelation(5.0), time=time))
