@@ -11,6 +11,7 @@ from landcal_jax.error_model import ModelError
 from landcal_jax.forward import FunctionForward
 from landcal_jax.observations import ExponentialCorrelation, Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
+from landcal_jax.plot_style import number_text
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
 from landcal_jax.rank_statistics import UniformBand, effective_draws, normalised_ranks, proportion_interval, thinned
@@ -278,7 +279,9 @@ def test_the_interval_of_a_proportion_is_wilsons():
 def test_figures_show_every_quantity(problem, tmp_path):
     ds = coverage(problem, exact, twins=40, **QUIET)
     ranks = plot_coverage.ranks(ds)
-    assert [axis.get_title(loc="left").split(" (")[0] for axis in ranks.axes] == [str(name) for name in ds["quantity"].values]
+    titles = [axis.get_title(loc="left").split("\n") for axis in ranks.axes]
+    assert [name for name, _ in titles] == [str(name) for name in ds["quantity"].values]
+    assert all(p == f"p = {number_text(float(value), 2)}" for (_, p), value in zip(titles, ds["p_chi_square"].values, strict=True))
     assert len(plot_coverage.ecdf(ds).axes[0].lines) >= 5
     chart = plot_coverage.chart({"exact": ds, "again": ds})
     labels = [text.get_text() for text in chart.axes[0].get_yticklabels()]

@@ -185,7 +185,9 @@ def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.nda
                   for kind in sorted(set(kinds))}
     # Autocorrelation can only widen: what is quiet without it need not be looked at.
     inflation, large = np.ones(len(score)), np.abs(score) > min([LOOKED_AT, *thresholds.values()])
-    inflation[large] = inflations(whitened, unit[:, large], whitened.r[:, None] - unit[:, large] * score[large])
+    for index in np.flatnonzero(large):
+        inflation[index] = inflations(whitened, unit[:, [index]], whitened.r[:, None] - unit[:, [index]] * score[index],
+                                      beside_of(chosen, unit, index))[0]
     t = score / inflation
     return Scores(chosen, t, inflation, score / remain[told], inflation / remain[told], (remain / np.where(size > 0, size, 1))[told],
                   np.log(2) + log_ndtr(-np.abs(t)), thresholds, unit)
@@ -225,14 +227,29 @@ def threshold_of(unit: np.ndarray, alarm: float, draws: int, seed: int) -> float
     return 0.5 * (low + high)
 
 
-def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """By which the standard deviation of u'e is above one, (k,), for columns u of `unit` (m, k) and residuals `errors` (m, k or 1)."""
+def beside_of(candidates: tuple[Candidate, ...], unit: np.ndarray, index: int) -> np.ndarray:
+    """Columns of `unit` (m, candidate) of the other shapes of the same bias, (m, q): its offset, its factor and its drift come together.
+
+    Two of them in the residuals would each count as the memory of what the other leaves. None for processes, whose groups are large.
+    """
+    of = candidates[index]
+    same = [other for other, each in enumerate(candidates) if each.group == of.group and other != index and of.kind != "process"]
+    return unit[:, same]
+
+
+def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """By which the standard deviation of u'e is above one, (k,), for columns u of `unit` (m, k) and residuals `errors` (m, k or 1).
+
+    `beside` (m, q): what the residuals may hold beside u.
+    """
     # The prior's rows are one draw each: what they bring is taken as their variance is stated.
     prior = whitened.sites < 0
+    if beside.shape[1]:
+        errors = errors - beside @ np.linalg.lstsq(beside, errors, rcond=None)[0]
     total = np.sum(unit[prior] ** 2, axis=0) + np.sum((unit[~prior] * errors[~prior]) ** 2, axis=0)
     for rows in whitened.rows.values():
         if len(rows) and unit.shape[1]:
-            memory = fitted(whitened, rows, each=unit, residuals=errors[:, 0] if errors.shape[1] == 1 else None)
+            memory = fitted(whitened, rows, together=beside if beside.shape[1] else None, each=unit, residuals=errors[:, 0] if errors.shape[1] == 1 else None)
             total += memory.added(unit[rows])
     return np.sqrt(np.maximum(1.0, total))
 
@@ -299,7 +316,8 @@ def refitted(scores: Scores, signals: Signals, observations: Observations, z: Ar
         candidate = scores.candidates[index]
         expansion = signals.expansion(names.index(candidate.name))
         found = refit(signals.expanded, observations, z, expansion, candidate.size, scores.coefficient[index])
-        found, gain = _robust(found, candidate.size, scores.projected[:, [index]], observations, whitened)
+        beside = beside_of(scores.candidates, scores.projected, index)
+        found, gain = _robust(found, candidate.size, scores.projected[:, [index]], beside, observations, whitened)
         gain -= np.log(kinds.count(candidate.kind))
         if candidate.group not in best or gain > best[candidate.group].evidence:
             best[candidate.group] = replace(groups[candidate.group], best=index, refit=found, evidence=gain)
@@ -308,7 +326,9 @@ def refitted(scores: Scores, signals: Signals, observations: Observations, z: Ar
     return sorted(likely or loud, key=lambda each: -each.evidence)
 
 
-def _robust(found: Refit, size: float, unit: np.ndarray, observations: Observations, whitened: Whitened) -> tuple[Refit, float]:
+def _robust(
+    found: Refit, size: float, unit: np.ndarray, beside: np.ndarray, observations: Observations, whitened: Whitened,
+) -> tuple[Refit, float]:
     """The refit with the standard error that the memory of its residuals leaves, and its log Bayes factor before the chance of its class.
 
     The fall of J, with the prior of c in it, over the inflation of the variance; less half of log(1 + size^2 / s^2); and half of what the
@@ -320,7 +340,7 @@ def _robust(found: Refit, size: float, unit: np.ndarray, observations: Observati
         rest.append(np.asarray(found.residuals[name])[mask])
     errors = np.concatenate(rest)[:, None]
     # The prior of c holds it back: what it leaves of the candidate is no sign of larger errors.
-    inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors))[0])
+    inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors), beside)[0])
     # The spread has the prior of c in it: 1 / spread^2 = 1 / s^2 + 1 / size^2.
     told = max(1 / found.spread**2 - 1 / size**2, 0.0) / inflation**2
     curvature = np.linalg.slogdet(whitened.G.T @ whitened.G)[1] - found.log_curvature
