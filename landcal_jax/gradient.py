@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from landcal_jax import devices
 from landcal_jax.errors import complain
 from landcal_jax.members import run_costs
-from landcal_jax.problem import Linearisation, Problem, evaluate
+from landcal_jax.problem import Linearisation, evaluate
 from landcal_jax.solvers import AbstractGradientSolver, Counts, Progress, Starts, Status
 
 DAMPING_FACTORS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -42,14 +42,8 @@ class LeastSquaresState(eqx.Module):
     counts: Counts
 
 
-class GaussNewton(AbstractGradientSolver):
-    """Gauss-Newton with a line search: z + s dz, (I + G'G) dz = -dJ/dz, the best of seven fractions s tried at once.
-
-    `tolerance`: stop when the expected further decrease of J, g'H^-1 g / 2, is below it (relative to J above 1); 1e-8
-    leaves z within 2e-4 sqrt(J) posterior standard deviations of the minimum. Up to `dense_limit` parameters the Jacobian is
-    formed in forward mode; beyond, (I + G'G) dz = -g is solved matrix-free by conjugate gradients.
-    Nocedal & Wright 2006, section 10.3.
-    """
+class _LeastSquares(AbstractGradientSolver):
+    """What Gauss-Newton and Levenberg-Marquardt share: where they start, when they stop, and how they report."""
 
     tolerance: float = eqx.field(static=True, default=1e-8)
     dense_limit: int = eqx.field(static=True, default=100)
@@ -57,7 +51,23 @@ class GaussNewton(AbstractGradientSolver):
     steps_per_call: int = eqx.field(static=True, default=1)
 
     def init(self, problem, z):
-        return _least_squares_start(problem, z)
+        terms = problem.terms(z)
+        finite = jnp.isfinite(sum(terms.values()))
+        return LeastSquaresState(
+            z, terms, jnp.asarray(1.0, z.dtype), jnp.asarray(0), jnp.where(finite, Status.RUNNING, Status.NOT_FINITE), Counts.of(forward=1))
+
+    def progress(self, state):
+        return Progress(state.z, state.terms, state.status, state.counts)
+
+
+class GaussNewton(_LeastSquares):
+    """Gauss-Newton with a line search: z + s dz, (I + G'G) dz = -dJ/dz, the best of seven fractions s tried at once.
+
+    `tolerance`: stop when the expected further decrease of J, g'H^-1 g / 2, is below it (relative to J above 1); 1e-8
+    leaves z within 2e-4 sqrt(J) posterior standard deviations of the minimum. Up to `dense_limit` parameters the Jacobian is
+    formed in forward mode; beyond, (I + G'G) dz = -g is solved matrix-free by conjugate gradients.
+    Nocedal & Wright 2006, section 10.3.
+    """
 
     def step(self, problem, state):
         def directions(system):
@@ -68,25 +78,14 @@ class GaussNewton(AbstractGradientSolver):
 
         return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
 
-    def progress(self, state):
-        return Progress(state.z, state.terms, state.status, state.counts)
 
-
-class LevenbergMarquardt(AbstractGradientSolver):
+class LevenbergMarquardt(_LeastSquares):
     """Levenberg-Marquardt: (I + G'G + d I) dz = -dJ/dz, the best of seven dampings d tried at once.
 
     The trial runs share one batch, which costs less than one Jacobian, so no step is wasted on a rejected damping.
     d = 0, the Gauss-Newton step, is always among them. `tolerance` and `dense_limit` as in `GaussNewton`.
     Marquardt 1963; Nocedal & Wright 2006, section 10.3.
     """
-
-    tolerance: float = eqx.field(static=True, default=1e-8)
-    dense_limit: int = eqx.field(static=True, default=100)
-    default_max_steps: int = eqx.field(static=True, default=100)
-    steps_per_call: int = eqx.field(static=True, default=1)
-
-    def init(self, problem, z):
-        return _least_squares_start(problem, z)
 
     def step(self, problem, state):
         def directions(system):
@@ -95,9 +94,6 @@ class LevenbergMarquardt(AbstractGradientSolver):
             return steps, dampings, steps[0], work
 
         return _least_squares_step(problem, state, directions, self.tolerance, self.dense_limit)
-
-    def progress(self, state):
-        return Progress(state.z, state.terms, state.status, state.counts)
 
 
 class _DenseSystem(eqx.Module):
@@ -146,13 +142,6 @@ class _MatrixFreeSystem(eqx.Module):
         steps, iterations = jax.vmap(one)(dampings)
         # All dampings iterate until the last has converged.
         return steps, Counts.of(gradient=1, jvp=self.products * dampings.size * jnp.max(iterations))
-
-
-def _least_squares_start(problem: Problem, z: Array) -> LeastSquaresState:
-    terms = problem.terms(z)
-    finite = jnp.isfinite(sum(terms.values()))
-    return LeastSquaresState(
-        z, terms, jnp.asarray(1.0, z.dtype), jnp.asarray(0), jnp.where(finite, Status.RUNNING, Status.NOT_FINITE), Counts.of(forward=1))
 
 
 def _least_squares_step(problem, state, directions, tolerance, dense_limit):

@@ -223,8 +223,8 @@ class Pick(AbstractSeriesOperator):
         return self.variable
 
 
-class WindowMean(AbstractSeriesOperator):
-    """The mean of an output field over the steps of every window; NaN for a window without any."""
+class _OverWindows(AbstractSeriesOperator):
+    """What is made of an output field over the steps of every window; `_over` makes it."""
 
     variable: str = eqx.field(static=True)
     windows: Windows
@@ -238,20 +238,28 @@ class WindowMean(AbstractSeriesOperator):
         return (self.variable,)
 
     def __call__(self, run) -> Array:
-        return self._mean(_read(run, self.variable))
-
-    def observed(self, values: ArrayLike, sigma: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        values, sigma = _windowed(self.windows, values, sigma)
-        spread = np.sqrt(self.windows.sum(sigma**2)) / np.maximum(self.windows.size, 1)
-        return np.asarray(self._mean(values)), np.where(self.windows.size > 0, spread, np.nan)
+        return self._over(_read(run, self.variable))
 
     def times(self, time: ArrayLike) -> np.ndarray:
         return self.windows.start()
 
+    @abstractmethod
+    def _over(self, values: Array) -> Array:
+        """Values (site, time) -> (site, window)."""
+
+
+class WindowMean(_OverWindows):
+    """The mean of an output field over the steps of every window; NaN for a window without any."""
+
+    def observed(self, values: ArrayLike, sigma: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        values, sigma = _windowed(self.windows, values, sigma)
+        spread = np.sqrt(self.windows.sum(sigma**2)) / np.maximum(self.windows.size, 1)
+        return np.asarray(self._over(values)), np.where(self.windows.size > 0, spread, np.nan)
+
     def units(self, outputs: Mapping[str, str]) -> str | None:
         return outputs.get(self.variable)
 
-    def _mean(self, values: Array) -> Array:
+    def _over(self, values: Array) -> Array:
         size = self.windows.size
         return jnp.where(size > 0, self.windows.sum(values) / jnp.maximum(size, 1.0), jnp.nan)
 
@@ -259,37 +267,20 @@ class WindowMean(AbstractSeriesOperator):
         return f"mean of {self.variable} over {self.windows.count} windows"
 
 
-class WindowSum(AbstractSeriesOperator):
+class WindowSum(_OverWindows):
     """The sum of an output field over the steps of every window; NaN for a window without any.
 
     A rate per day becomes an amount per window, so its units are not compared with those of the output.
     """
 
-    variable: str = eqx.field(static=True)
-    windows: Windows
-
-    def __init__(self, variable: str, windows: Windows | ArrayLike):
-        self.variable = variable
-        self.windows = windows if isinstance(windows, Windows) else Windows(windows)
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        return (self.variable,)
-
-    def __call__(self, run) -> Array:
-        return self._total(_read(run, self.variable))
-
     def observed(self, values: ArrayLike, sigma: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         values, sigma = _windowed(self.windows, values, sigma)
-        return np.asarray(self._total(values)), np.sqrt(self._total(sigma**2))
-
-    def times(self, time: ArrayLike) -> np.ndarray:
-        return self.windows.start()
+        return np.asarray(self._over(values)), np.sqrt(self._over(sigma**2))
 
     def units(self, outputs: Mapping[str, str]) -> str | None:
         return None
 
-    def _total(self, values: Array) -> Array:
+    def _over(self, values: Array) -> Array:
         return jnp.where(self.windows.size > 0, self.windows.sum(values), jnp.nan)
 
     def __str__(self) -> str:

@@ -249,7 +249,8 @@ def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray, beside:
     total = np.sum(unit[prior] ** 2, axis=0) + np.sum((unit[~prior] * errors[~prior]) ** 2, axis=0)
     for rows in whitened.rows.values():
         if len(rows) and unit.shape[1]:
-            memory = fitted(whitened, rows, together=beside if beside.shape[1] else None, each=unit, residuals=errors[:, 0] if errors.shape[1] == 1 else None)
+            memory = fitted(whitened, rows, together=beside if beside.shape[1] else None, each=unit,
+                            residuals=errors[:, 0] if errors.shape[1] == 1 else None)
             total += memory.added(unit[rows])
     return np.sqrt(np.maximum(1.0, total))
 
