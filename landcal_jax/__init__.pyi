@@ -35,6 +35,8 @@ from .diagnostics import diagnose as diagnose
 from .emulator import Emulator as Emulator
 from .emulator import emulate as emulate
 from .emulator import latin_hypercube as latin_hypercube
+from .emulator_loop import Emulated as Emulated
+from .emulator_loop import emulated as emulated
 from .ensemble import FourDEnVar as FourDEnVar
 from .ensemble_iterated import IterativeFourDEnVar as IterativeFourDEnVar
 from .ensemble_kalman import EKI as EKI
@@ -81,8 +83,10 @@ from .parameters import ParameterSpace as ParameterSpace
 from .posterior import Posterior as Posterior
 from .posterior import from_draws as from_draws
 from .posterior import from_ensemble as from_ensemble
+from .posterior import from_xarray as from_xarray
 from .problem import Problem as Problem
 from .propagation import emergent_constraint as emergent_constraint
+from .recorded import RecordedRuns as RecordedRuns
 from .resilient import Rprop as Rprop
 from .sampling import nuts as nuts
 from .scorecard import scorecard as scorecard

@@ -98,11 +98,15 @@ def save(path: Path, belongs_to: str, start_shape: tuple[int, ...], state: Any, 
 
 
 def load(path: str | Path, belongs_to: str, *, shared: bool = False) -> Saved | None:
-    """What `save` wrote; None if there is no file. `shared`: several processes go on from the file that the first of them sees.
+    """What `save` wrote; None if there is no file, whose folder is then made.
+
+    `shared`: several processes go on from the file that the first of them sees.
 
     Raises ValueError if the file is damaged, or belongs to another problem, solver, first guess or seed.
     """
     path = Path(path)
+    # Before the work, not after it: a folder that cannot be made would lose all of it.
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = path if path.is_file() else None
     if shared:
         # Each of them reading for itself, one could find a file that another did not, and they would no longer do the same.

@@ -19,10 +19,10 @@ import xarray as xr
 from jax import Array
 
 from landcal_jax.errors import complain
-from landcal_jax.information import informed_by, jacobians, listed, point_of, require_linear, root_of, spectrum
+from landcal_jax.information import informed_by, jacobians, listed, require_linear, root_of, spectrum
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result
+from landcal_jax.solvers import Result, point_of
 
 Streams = Observations | Mapping[str, Stream]
 NATS_PER_BIT = np.log(2)

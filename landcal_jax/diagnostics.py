@@ -9,6 +9,7 @@ Bayesian Analysis 16, 667).
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ class Diagnosis:
 
 
 def diagnose(posterior: Posterior) -> Diagnosis:
-    """R-hat, effective sample sizes, divergences and tree depths of the chains of a posterior.
+    """R-hat, effective sample sizes, divergences and tree depths of the chains of a posterior, and what its sampler warned of.
 
     A parameter that does not move has no R-hat and no effective sample size: its figures are NaN, and a sentence names it.
     Raises ValueError for a posterior without chains, such as a Gaussian, particles and draws by weights, for fewer than four draws in each
@@ -78,12 +79,12 @@ def diagnose(posterior: Posterior) -> Diagnosis:
     saturated = 0.0 if deepest is None else float(np.mean(np.asarray(details["tree_depth"]) >= deepest))
     table.attrs = {"chains": posterior.chains, "draws": number, "divergences": int(diverging.sum()), "saturated": saturated,
                    "method": posterior.method}
-    wrong = [*_of_movement(z, table), *_of_agreement(table), *_of_length(table), *_of_divergences(posterior, diverging),
-             *_of_depth(saturated, deepest)]
+    wrong = [*_of_sampler(details), *_of_movement(z, table), *_of_agreement(table), *_of_length(table),
+             *_of_divergences(posterior, diverging), *_of_depth(saturated, deepest)]
     largest, bulk, tail = float(table["rhat"].max()), float(table["ess_bulk"].min()), float(table["ess_tail"].min())
     good = (f"{posterior.chains} chains of {number} draws agree: the largest R-hat is {largest:.3f}, the smallest effective sample size "
             f"{bulk:.0f} (bulk) and {tail:.0f} (tail).")
-    return Diagnosis(table, tuple(wrong) or (good,), not wrong)
+    return Diagnosis(table, (*(wrong or [good]), *_of_starts(details)), not wrong)
 
 
 def _table(posterior: Posterior, z: np.ndarray) -> xr.Dataset:
@@ -116,6 +117,18 @@ def _named(table: xr.Dataset, name: str, wrong: np.ndarray, worst: int) -> str:
     order = [i for i in np.argsort(-worst * values) if wrong[i]]
     text = ", ".join(f"{table['parameter'].values[i]} {values[i]:.{3 if name == 'rhat' else 0}f}" for i in order[:NAMED])
     return text + (f" and {len(order) - NAMED} more" if len(order) > NAMED else "")
+
+
+def _of_sampler(details: Mapping) -> list[str]:
+    """What the sampler itself warned of."""
+    return [str(details["warning"])] if "warning" in details else []
+
+
+def _of_starts(details: Mapping) -> list[str]:
+    """What no agreement of chains can show: it is said whatever else was found."""
+    if "starts" not in details:
+        return []
+    return [f"All chains began {details['starts']}: that they agree says nothing of other modes. smc(problem) looks for these."]
 
 
 def _of_movement(z: np.ndarray, table: xr.Dataset) -> list[str]:

@@ -32,13 +32,12 @@ from landcal_jax.information import (
     correlation_of,
     informed_by,
     listed,
-    point_of,
     root_of,
     told_apart,
 )
 from landcal_jax.plot_parameters import near_bound
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result
+from landcal_jax.solvers import Result, point_of
 
 NATS_PER_BIT = np.log(2)
 COLLINEAR = 10.0  # index above which data alone do not tell parameters apart (Brun et al. 2001: 10 to 15)

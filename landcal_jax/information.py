@@ -22,7 +22,6 @@ from landcal_jax.errors import complain
 from landcal_jax.laplace import leading_eigenpairs
 from landcal_jax.parameters import ParameterSpace
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result
 
 ALL_DIRECTIONS_UP_TO = 300  # parameters; of more, those directions alone about which the data say something
 LEAST = 0.01  # eigenvalue of what they say: below it a direction brings less than 0.007 bits
@@ -121,15 +120,6 @@ def require_linear(problem: Problem) -> None:
         raise TypeError(complain("a model with a tangent-linear, to see what observations say", problem.forward.description,
                                  "problem.finite_difference(), one run more for every parameter"))
     problem.require_least_squares("what observations say")
-
-
-def point_of(problem: Problem, result: Result | Array) -> Array:
-    """z (n,) of a Result, or z itself; ValueError for another shape."""
-    z = result.z if isinstance(result, Result) else jnp.asarray(result, float)
-    if z.shape != (problem.space.size,):
-        raise ValueError(complain(f"a Result, or z of shape ({problem.space.size},)", f"shape {z.shape}",
-                                  "problem.space.whiten(theta) makes z from physical parameters"))
-    return z
 
 
 def root_of(space: ParameterSpace) -> np.ndarray:

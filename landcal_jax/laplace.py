@@ -20,9 +20,11 @@ from landcal_jax.errors import complain
 from landcal_jax.keys import key_of
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result
+from landcal_jax.solvers import Result, point_of
 
 BLOCK = 16  # vectors of a batch of products: for a model in JAX these cost little more than one
+NO_MINIMUM = 0.1
+"""Fall of J that a Newton step promises, above which a point is no minimum: it is then 0.45 posterior standard deviations from one."""
 THRESHOLD = 0.01  # below it an eigenvalue narrows its direction by less than half a per cent
 
 
@@ -49,8 +51,9 @@ def laplace(
       out keep the variance of the prior, so that the approximation is never too narrow.
 
     `details` of the posterior: `eigenvalues`, those of A - I, the largest first: a direction with l has the standard deviation
-    (1 + l)^(-1/2); `gradient` and `jvp`, the adjoints and tangents that it took; `note`, in words. "low-rank" adds `rank` and
-    `left_out`, the largest eigenvalue that was seen below the threshold.
+    (1 + l)^(-1/2); `decrement`, by how much J would fall in a Newton step from z, 0 at a minimum; `gradient` and `jvp`, the adjoints and
+    tangents that it took; `note`, in words, and a `warning` where z is no minimum. "low-rank" adds `rank` and `left_out`, the largest
+    eigenvalue that was seen below the threshold.
 
     Raises ValueError for another curvature, a threshold without "low-rank", or where the full Hessian is not positive definite: there
     z is not a minimum; TypeError for a model without tangent-linear, and where J is no sum of squares for all but "hessian".
@@ -64,20 +67,21 @@ def laplace(
     if threshold is not None and (curvature != "low-rank" or not threshold > 0):
         raise ValueError(complain('a threshold above zero, with curvature="low-rank"', f"{threshold!r} with {curvature!r}",
                                   "leave it out"))
-    z = result.z if isinstance(result, Result) else jnp.asarray(result)
-    key = key_of(key)
+    z, key = point_of(problem, result), key_of(key)
     noise = jax.random.normal(key, (draws, z.size), dtype=z.dtype)
     if curvature == "low-rank":
         return _low_rank(problem, z, noise, THRESHOLD if threshold is None else threshold)
     exact = curvature == "hessian"
-    values, vectors = np.linalg.eigh(np.asarray((_hessian if exact else _gauss_newton)(problem, z)))
+    gradient, matrix = (np.asarray(each) for each in (_newton if exact else _gauss_newton)(problem, z))
+    values, vectors = np.linalg.eigh(matrix)
     if not np.isfinite(values).all() or values[0] <= 0:
         other = ', or curvature="gauss-newton"' if problem.least_squares else ""
         raise ValueError(complain("a positive definite Hessian at the MAP", f"smallest eigenvalue {values[0]:.3g}",
                                   f"solve on to a minimum (smaller tolerance, other starts){other}"))
     root = vectors / np.sqrt(values)
     details = {"eigenvalues": values[::-1] - 1.0, "gradient": z.size if exact else 0, "jvp": z.size,
-               "note": f"curvature by {'the full Hessian' if exact else 'Gauss-Newton, I + G_transposed G'} at the MAP"}
+               "note": f"curvature by {'the full Hessian' if exact else 'Gauss-Newton, I + G_transposed G'} at the MAP",
+               **_distance(0.5 * float(np.sum((gradient @ root) ** 2)))}
     return Posterior(problem, z + noise @ root.T, z, jnp.asarray(root @ root.T), f"Laplace ({curvature})", gaussian=True, details=details)
 
 
@@ -91,11 +95,22 @@ def _low_rank(problem: Problem, z: Array, noise: Array, threshold: float) -> Pos
     values, vectors, left_out, products = leading_eigenpairs(product, z.size, threshold)
     covariance = LowRankCovariance(jnp.asarray(vectors), jnp.asarray(values))
     rest = f"; the largest seen of those left out, {left_out:.2g}, would narrow its direction by {1 - (1 + left_out) ** -0.5:.2%}"
-    details = {"eigenvalues": values, "rank": len(values), "left_out": left_out, "gradient": products, "jvp": products,
+    gradient = np.asarray(_slope(problem, z))
+    along = gradient @ vectors
+    details = {"eigenvalues": values, "rank": len(values), "left_out": left_out, "gradient": products + 1, "jvp": products,
+               **_distance(0.5 * float(gradient @ gradient - np.sum(along**2 * values / (1 + values)))),
                "note": f"{len(values)} of {z.size} directions, whose eigenvalues of G_transposed G are above {threshold:g}"
                        f"{rest if len(values) < z.size else ''}"}
     method = f"Laplace (low-rank, {len(values)} of {z.size} directions)"
     return Posterior(problem, z + covariance.times_root(noise), z, covariance, method, gaussian=True, details=details)
+
+
+def _distance(decrement: float) -> dict[str, float | str]:
+    """How far z is from a minimum, and a `warning` where that is too far."""
+    if decrement < NO_MINIMUM:
+        return {"decrement": decrement}
+    return {"decrement": decrement, "warning": f"J would fall by about {decrement:.3g} in a Newton step: this is no minimum, and the "
+                                               "Gaussian is not about the posterior. Solve on from here."}
 
 
 def truncated_normal(
@@ -120,7 +135,7 @@ def truncated_normal(
         raise ValueError(complain(
             'curvature "gauss-newton" or "hessian", and as many draws in each chain',
             f"{curvature!r}, {draws} draws in {chains} chains, {warmup} before them", "leave them out for the defaults"))
-    space, z = problem.space, result.z if isinstance(result, Result) else jnp.asarray(result)
+    space, z = problem.space, point_of(problem, result)
     matrix, slope = (np.asarray(part) for part in _in_x(problem, z, curvature == "hessian"))
     if not np.isfinite(matrix).all():
         raise ValueError(complain("a finite Hessian at the MAP", f"{(~np.isfinite(matrix)).sum()} values that are not",
@@ -195,14 +210,26 @@ def _orthonormal(basis: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _gauss_newton(problem: Problem, z: Array) -> Array:
-    jacobian = problem.jacobian(z)[1]
-    return jacobian.T @ jacobian
+def _gauss_newton(problem: Problem, z: Array) -> tuple[Array, Array]:
+    """Gradient (n,) of J and I + G'G (n, n)."""
+    residuals, jacobian = problem.jacobian(z)
+    return jacobian.T @ residuals, jacobian.T @ jacobian
 
 
 @eqx.filter_jit
-def _hessian(problem: Problem, z: Array) -> Array:
-    return jax.hessian(problem.cost)(z)
+def _newton(problem: Problem, z: Array) -> tuple[Array, Array]:
+    """Gradient (n,) and second derivative (n, n) of J."""
+    def twice(z):
+        gradient = jax.grad(problem.cost)(z)
+        return gradient, gradient
+
+    second, gradient = jax.jacfwd(twice, has_aux=True)(z)
+    return gradient, second
+
+
+@eqx.filter_jit
+def _slope(problem: Problem, z: Array) -> Array:
+    return jax.grad(problem.cost)(z)
 
 
 @eqx.filter_jit
@@ -218,7 +245,7 @@ def _products(problem: Problem, z: Array, rows: Array) -> Array:
 def _in_x(problem: Problem, z: Array, exact: bool) -> tuple[Array, Array]:
     """The curvature of J in z, and the slope dx/dz of physical parameters, both (n, n)."""
     slope = jax.jacfwd(lambda z: problem.space.flatten(problem.space.physical(z)))(z)
-    return (_hessian if exact else _gauss_newton)(problem, z), slope
+    return (_newton if exact else _gauss_newton)(problem, z)[1], slope
 
 
 @eqx.filter_jit

@@ -20,10 +20,10 @@ from landcal_jax import progress as progress_line
 from landcal_jax.errors import complain
 from landcal_jax.hamiltonian import by_chains
 from landcal_jax.keys import key_of
-from landcal_jax.laplace import laplace
+from landcal_jax.laplace import check_draws
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
-from landcal_jax.sampling import cholesky_of, starts
+from landcal_jax.sampling import cholesky_of, start_of, starts
 from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
 
@@ -72,11 +72,11 @@ def adaptive_metropolis(
     if not problem.forward.traceable:
         raise TypeError(complain("a model that JAX compiles for adaptive_metropolis", problem.forward.description,
                                  'smc(problem, moves="random walk"), whose particles run together'))
-    if chains < 1 or draws < 1 or thin < 1 or (warmup is not None and warmup < 0):
-        raise ValueError(complain("at least one chain, draw and proposal for each", f"{chains}, {draws}, {thin}, warmup {warmup}",
+    check_draws(draws)
+    if chains < 1 or thin < 1 or (warmup is not None and warmup < 0):
+        raise ValueError(complain("at least one chain, and a proposal for each draw", f"{chains}, {thin}, warmup {warmup}",
                                   "adaptive_metropolis(problem, result) has the defaults"))
-    if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
+    posterior = start_of(problem, result, posterior)
     key, root = key_of(key), cholesky_of(posterior.covariance)
     size = max(thin, thin * (CHUNK // thin))
     before = -(-(draws * thin if warmup is None else warmup) // size)
@@ -161,7 +161,7 @@ class _Run:
         details = {
             "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "acceptance": self.kept["accepted"][self.before :].mean(),
             "forward": int(self.kept["runs"]), "gradient": 0, "seconds_compile": seconds["compile"], "seconds_warmup": warm,
-            "seconds_run": seconds["run"] - warm,
+            "seconds_run": seconds["run"] - warm, "starts": "about one minimum of J",
             "note": f"adaptive Metropolis, {self.size * self.before} proposals of warm-up, every {self.thin}th place kept"}
         return Posterior(problem, jnp.asarray(z), jnp.asarray(z[np.argmin(cost)]), jnp.asarray(np.cov(z.T).reshape(n, n)),
                          f"adaptive Metropolis ({self.number} chains of {self.draws} draws)", chains=self.number,

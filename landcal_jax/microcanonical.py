@@ -26,10 +26,11 @@ from landcal_jax import progress as progress_line
 from landcal_jax.covariance import root_of
 from landcal_jax.errors import complain
 from landcal_jax.keys import key_of
-from landcal_jax.laplace import laplace
+from landcal_jax.laplace import check_draws
 from landcal_jax.particles import counts_of
 from landcal_jax.posterior import Posterior, from_draws
 from landcal_jax.problem import Problem, costs
+from landcal_jax.sampling import start_of
 from landcal_jax.solvers import Result
 from landcal_jax.solving import Clock
 
@@ -83,8 +84,7 @@ def mclmc(
     warmup = max(1500, int(150 * math.sqrt(n))) if warmup is None else warmup
     clock, key = Clock(), key_of(key)
     of_start, of_tuning, of_run = jax.random.split(key, 3)
-    if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
+    posterior = start_of(problem, result, posterior)
     centre, root = posterior.centre, jnp.asarray(root_of(posterior.covariance))
     with progress_line.display(progress and problem.speaks, "sampling", "part", "") as show:
         w, tried = _start(problem, centre, root, chains, of_start)
@@ -105,7 +105,8 @@ def mclmc(
     total = len(parts) * piece * thin
     details = {
         "log_density": constants + log_density.reshape(-1), **counts_of(problem, tried, chains * (1 + GRADIENTS * (int(steps) + total))),
-        "step": float(tuned.step), "length": float(tuned.length), "thin": thin, "energy_variance": variance, "failed": int(lost.sum()),
+        "starts": "about one minimum of J", "step": float(tuned.step), "length": float(tuned.length), "thin": thin,
+        "energy_variance": variance, "failed": int(lost.sum()),
         "seconds_compile": after["compile"], "seconds_warmup": before["run"], "seconds_run": after["run"] - before["run"],
         **_notes(variance, int(lost.sum()), thin)}
     return from_draws(problem, z.reshape(-1, n), method=f"MCLMC ({chains} chains, unadjusted)", chains=chains, centre=centre,
@@ -116,8 +117,9 @@ def _check(problem: Problem, chains: int, draws: int) -> None:
     """Complain of a model that JAX does not compile, and of numbers that are too small."""
     if not problem.forward.traceable:
         raise TypeError(complain("a gradient that JAX compiles for mclmc", problem.forward.description, "smc(problem)"))
-    if problem.space.size < 2 or chains < 1 or draws < 4:
-        raise ValueError(complain("two parameters, one chain and four draws, or more", f"{problem.space.size}, {chains} and {draws}",
+    check_draws(draws, 4)
+    if problem.space.size < 2 or chains < 1:
+        raise ValueError(complain("two parameters and one chain, or more", f"{problem.space.size} and {chains}",
                                   "nuts(problem, result)"))
 
 

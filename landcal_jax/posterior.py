@@ -11,11 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jax import Array
 from numpy.typing import ArrayLike
 
 from landcal_jax import propagation
+from landcal_jax.carried_errors import carried
 from landcal_jax.covariance import Covariance, rank_of, root_of, squared_distances
 from landcal_jax.errors import complain
 from landcal_jax.importance import Importance, importance_of, resampled
@@ -47,6 +49,15 @@ class Posterior(eqx.Module):
     chains: int = eqx.field(static=True, default=1)
     details: dict = eqx.field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The method, and median and 90 % interval of each parameter; what it warns of."""
+        table = quantile_table(self)
+        lines = [f"Posterior: {self.method}, {len(self.z)} draws" + (f" of {self.chains} chains" if self.chains > 1 else ""), table]
+        return "\n".join([*lines, *([str(self.details["warning"])] if "warning" in self.details else [])])
+
+    def __repr__(self) -> str:
+        return f"<Posterior: {self.method}, {len(self.z)} draws of {self.z.shape[1]} parameters>"
+
     def theta(self) -> dict[str, Array]:
         """Draws of the physical parameters: name -> (draw, *dims)."""
         return jax.vmap(self.problem.space.physical)(self.z)
@@ -69,8 +80,11 @@ class Posterior(eqx.Module):
 
         `outputs`: names of model outputs, each then on every step of the model, (quantile, site, step) with the coordinate `time`; or
         {name: operator}, such as {"monthly": WindowMean("gpp", windows)}, (quantile, site, <name>_obs). They have the part of the
-        parameters alone. `problem`: another one with the same parameters, for other sites, periods or observations, such as
-        `posterior.problem.with_observations(held_out)`.
+        parameters, and `<name>_model` with `<name>_sd_model_error` where a stream has the same variable on the steps of the model
+        and the operator is Pick, WindowSum or WindowMean: its model error is carried through them with its memory. `problem`: another one
+        with the same parameters, for other sites, periods or observations, such as `posterior.problem.with_observations(held_out)`. A
+        stream of it without any model error has that of the calibrated stream of its name, site by site, see `error_transfer`. Which
+        model error an output or such a stream has is said in its attribute `model_error`.
 
         A Gaussian approximation is propagated through the tangent-linear model at its centre, H B' H' of the
         textbooks, for one tangent a parameter. Running its draws through the model instead would be wrong where the
@@ -82,17 +96,21 @@ class Posterior(eqx.Module):
         draw with its own error parameters where these are free. Members that fail are left out and counted in the attribute
         `failed`; where both sides of an axis fail, the band is too narrow by what is along it.
 
-        Raises ValueError for a problem with other parameters or priors, for outputs that the model does not have, and for a number of
-        `draws` that there are not.
+        Raises ValueError for a problem with other parameters or priors, for outputs that the model does not have, for a number of
+        `draws` that there are not, and for quantiles that are not between zero and one.
         """
-        target = self.problem if problem is None else propagation.elsewhere(
-            self.problem, problem, jnp.concatenate([self.centre[None], self.z[:8]]))
-        target = propagation.with_outputs(target, outputs)
+        quantiles, target, said = propagation.checked_quantiles(quantiles), self.problem, {}
+        if problem is not None:
+            target = propagation.elsewhere(self.problem, problem, jnp.concatenate([self.centre[None], self.z[:8]]))
+            target, said = propagation.with_errors_of(self.problem, target)
+        operators = propagation.operators_of(target, outputs)
+        ways, of_outputs = carried(target, operators)
+        target = propagation.with_outputs(target, operators)
         if self.gaussian and draws is None:
-            bands = propagation.linear_bands(target, self.centre, self.covariance, quantiles)
+            bands = propagation.linear_bands(target, self.centre, self.covariance, quantiles, ways)
         else:
-            bands = propagation.sampled_bands(target, self.some(draws), key_of(key), quantiles)
-        return propagation.to_dataset(target, bands, quantiles, tuple(outputs))
+            bands = propagation.sampled_bands(target, self.some(draws), key_of(key), quantiles, ways)
+        return propagation.to_dataset(target, bands, quantiles, tuple(operators), ways, said | of_outputs)
 
     def some(self, number: int | None = None) -> Array:
         """`number` draws z (number, n), evenly spaced, so that all chains have a part in them; all of them without it.
@@ -187,6 +205,40 @@ class Posterior(eqx.Module):
         """Labels of the dims of these variables."""
         dims = {dim for of_one, _, _ in variables.values() for dim in of_one}
         return {dim: list(labels) for dim, labels in self.problem.space.coords.items() if dim in dims}
+
+
+def quantile_table(posterior: Posterior) -> str:
+    """Median, 5 and 95 % quantiles of each free parameter with its unit, as text."""
+    space, values = posterior.problem.space, posterior.matrix()
+    units = {name: parameter.units for name, parameter in space.parameters.items()}
+    rows = np.quantile(values, (0.5, 0.05, 0.95), axis=0).T
+    table = pd.DataFrame(rows, index=list(space.labels), columns=["median", "5 %", "95 %"])
+    table["units"] = [units.get(label.split("[")[0], "") for label in space.labels]
+    return table.to_string(float_format="{:.4g}".format)
+
+
+def from_xarray(problem: Problem, dataset: xr.Dataset, *, chains: int = 1) -> Posterior:
+    """A posterior from its draws on disk: what `Posterior.to_xarray` gave, or the `posterior.nc` of a calibration.
+
+    The centre is the mean of the draws in z, the covariance theirs; what else the method told is not in the file.
+    `chains`: see `Posterior`.
+    Raises ValueError for other parameters than the free ones of the problem, and for draws outside of the bounds of its priors.
+    """
+    space = problem.space
+    labels = [str(label) for label in dataset["parameter"].values] if "parameter" in dataset.coords else None
+    if labels is not None and dataset["theta"].dims == ("draw", "parameter"):
+        if labels != list(space.labels):
+            raise ValueError(complain(f"draws of {', '.join(space.labels)}", ", ".join(labels), "the problem that they were made for"))
+        theta = space.unflatten(dataset["theta"].values)
+    else:
+        shapes = {name: ("draw", *parameter.dims) for name, parameter in space.parameters.items()}
+        if lacking := [name for name, dims in shapes.items() if name not in dataset or dataset[name].dims != dims]:
+            raise ValueError(complain(f"draws of {', '.join(f'{name} {shapes[name]}' for name in lacking)}",
+                                      ", ".join(f"{name} {found.dims}" for name, found in dataset.data_vars.items()),
+                                      "the problem that they were made for"))
+        theta = {name: jnp.asarray(dataset[name].values, float) for name in shapes}
+    method = str(dataset.attrs.get("posterior_method", "draws of a file"))
+    return from_draws(problem, np.asarray(space.whiten(theta)), method=method, chains=chains)
 
 
 def from_draws(

@@ -25,7 +25,7 @@ from landcal_jax.covariance import Covariance
 from landcal_jax.errors import complain
 from landcal_jax.hamiltonian import STRAIGHT, Coordinates, depth_of, extra_of, no_u_turn, straightened, trajectories
 from landcal_jax.keys import key_of
-from landcal_jax.laplace import laplace
+from landcal_jax.laplace import check_draws, laplace
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solvers import Result
@@ -85,15 +85,14 @@ def nuts(
 
     Returns a `Posterior` whose details are, by draw, `log_density`, `steps` (leapfrog), `tree_depth`, `acceptance`, `diverging`; and
     `forward`, `gradient` (runs, warm-up included), `gradient_warmup`, `step`, `rounds`, `warmup_rhat`, `max_tree_depth`, the `seconds_`
-    of `compile`, `warmup` and `run`, a `note` and, where the warm-up did not agree, a `warning`; with periodic parameters `z_one_turn`
-    (draw, n), the draws before each was given a turn. `diagnose` says whether they can be trusted.
+    of `compile`, `warmup` and `run`; in words `starts`, a `note` and, where the warm-up did not agree, a `warning`; with periodic
+    parameters `z_one_turn` (draw, n), the draws before each was given a turn. `diagnose` says whether they can be trusted.
 
     Raises TypeError for a model without a gradient that JAX compiles; ValueError where J is not finite at `result`, for a singular
     covariance of `posterior`, or for a checkpoint of another run.
     """
-    _check(problem, chains, draws, warmup, target_accept)
-    if posterior is None:
-        posterior = laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
+    _check(problem, chains, draws, warmup, target_accept, max_tree_depth)
+    posterior = start_of(problem, result, posterior)
     if periods is None:
         periods = problem.forward.periods
     turns, key = turns_of(problem.space, periods), key_of(key)
@@ -104,14 +103,30 @@ def nuts(
     return progress_line.sampled(run, lambda: run.begin(centre, root), progress and problem.speaks, "draw")
 
 
-def _check(problem: Problem, chains: int, draws: int, warmup: int | None, target_accept: float) -> None:
+def start_of(problem: Problem, result: Result | Array, posterior: Posterior | None) -> Posterior:
+    """The Gaussian that chains start from: `posterior`, or Laplace at the result.
+
+    Raises TypeError for what is no Posterior, ValueError for that of another problem.
+    """
+    if posterior is None:
+        return laplace(problem, result, curvature="gauss-newton" if problem.least_squares else "hessian", draws=2)
+    if not isinstance(posterior, Posterior):
+        raise TypeError(complain("a Posterior to start from", f"a {type(posterior).__name__}", "posterior=laplace(problem, result)"))
+    if posterior.z.shape[1] != problem.space.size:
+        raise ValueError(complain(f"a posterior of the {problem.space.size} free parameters of this problem",
+                                  f"one of {posterior.z.shape[1]}", "posterior=laplace(problem, result)"))
+    return posterior
+
+
+def _check(problem: Problem, chains: int, draws: int, warmup: int | None, target_accept: float, depth: int) -> None:
     """Complain of a model without a gradient that JAX compiles, and of numbers that make no run."""
     if not problem.differentiable or not problem.forward.traceable:
         raise TypeError(complain("a model with a gradient that JAX compiles, for nuts", problem.forward.description,
                                  "smc(problem, moves=\"random walk\"), by runs alone, or an emulator: problem.with_forward(emulator)"))
-    if chains < 1 or draws < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1):
-        raise ValueError(complain("at least one chain, one draw and one round of warm-up, and a target_accept between 0 and 1",
-                                  f"{chains}, {draws}, {warmup} and {target_accept:g}", "nuts(problem, result) has the defaults"))
+    check_draws(draws)
+    if chains < 1 or not 0 < target_accept < 1 or (warmup is not None and warmup < 1) or depth < 1:
+        raise ValueError(complain("at least one chain, one round of warm-up and a tree one deep, and a target_accept between 0 and 1",
+                                  f"{chains}, {warmup}, {depth} and {target_accept:g}", "nuts(problem, result) has the defaults"))
 
 
 class _Run:
@@ -249,7 +264,7 @@ class _Run:
         details = {
             "log_density": constants - 0.5 * n * math.log(2 * math.pi) - cost, "steps": by_chain("steps"),
             "tree_depth": depth_of(by_chain("steps")), "acceptance": by_chain("acceptance"), "diverging": by_chain("diverging"),
-            "max_tree_depth": self.depth, "step": float(state["step"]), "rounds": int(state["rounds"]),
+            "starts": "about one minimum of J", "max_tree_depth": self.depth, "step": float(state["step"]), "rounds": int(state["rounds"]),
             "warmup_rhat": state["rhat"][-1, 1] if len(state["rhat"]) else np.nan,
             "forward": int(state["forward"]), "gradient": int(state["gradient"]), "gradient_warmup": int(state["gradient_warmup"]),
             "seconds_compile": seconds["compile"], "seconds_warmup": float(state["seconds_warmup"]),

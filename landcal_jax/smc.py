@@ -133,12 +133,15 @@ class _Run:
         if saved is None:
             self.state = self._first(failed)
             return
-        shape = jax.ShapeDtypeStruct
-        vector, one, whole = shape((number, n), float), shape((), float), shape((), int)
-        slope = shape((number, n if self.kind == "hmc" else 0), float)
-        number = shape((number,), float)
-        structure = State(vector, vector, number, number, slope, one, one, one, shape((self.most_moves,), float),
-                           whole, whole, whole, whole, shape((), bool))
+        # The types that JAX has for these numbers now: without its 64 bits they are others than Python's.
+        real, count = jnp.result_type(float), jnp.result_type(int)
+
+        def shape(*sizes, of=real):
+            return jax.ShapeDtypeStruct(sizes, of)
+
+        each, slope, whole = shape(number), shape(number, n if self.kind == "hmc" else 0), shape(of=count)
+        structure = State(shape(number, n), shape(number, n), each, each, slope, shape(), shape(), shape(), shape(self.most_moves),
+                          whole, whole, whole, whole, shape(of=bool))
         self.state = checkpoints.restore(structure, saved.leaves, self.file)
         self.done, self.kept, self.spent = saved.done, saved.done, saved.seconds
         self.history = {name: values.tolist() for name, values in saved.history.items()}

@@ -6,6 +6,7 @@ solver asks for members and is told what they predict. What either shows of its 
 
 import abc
 import enum
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from landcal_jax.errors import complain
 from landcal_jax.members import FailedRuns, Ran
 from landcal_jax.model import Theta
 from landcal_jax.problem import Problem
@@ -196,6 +198,22 @@ class Result(NamedTuple):
         terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
         iterations = max(len(self.history["prior"]) - 1, 0)
         return f"J = {self.cost:.6g} ({terms}) after {iterations} iterations; {self.status.sentence}"
+
+
+def point_of(problem: Problem, result: Result | Array) -> Array:
+    """z (n,) of a Result, or z itself. ValueError for anything else, with the way to z from what it is."""
+    expected = f"a Result, or z of shape ({problem.space.size},)"
+    if isinstance(result, Mapping):
+        raise ValueError(complain(expected, f"a mapping of {', '.join(map(str, result))}", "problem.space.whiten(theta)"))
+    if not isinstance(result, Result) and hasattr(result, "centre"):
+        raise ValueError(complain(expected, f"a {type(result).__name__}", "posterior.centre"))
+    try:
+        z = result.z if isinstance(result, Result) else jnp.asarray(result, float)
+    except (TypeError, ValueError):
+        raise ValueError(complain(expected, f"a {type(result).__name__}", "the result of solve(problem, solver)")) from None
+    if z.shape != (problem.space.size,):
+        raise ValueError(complain(expected, f"shape {z.shape}", "problem.space.whiten(theta) makes z from physical parameters"))
+    return z
 
 
 class SolveError(RuntimeError):

@@ -33,7 +33,7 @@ from landcal_jax.members import FailedRuns, run_costs
 from landcal_jax.particles import counts_of
 from landcal_jax.posterior import Posterior, from_draws
 from landcal_jax.problem import Problem, costs, evaluate
-from landcal_jax.solvers import Result
+from landcal_jax.solvers import Result, point_of
 from landcal_jax.solving import Clock, solve
 
 MEMORY = 10
@@ -131,9 +131,7 @@ def _notes(importance, found, good) -> dict[str, str]:
 def _starts(problem: Problem, result, paths: int, key: Array, failed):
     """Where the paths begin (path, n), the runs that took, and those that failed."""
     if result is not None:
-        z = result.z if isinstance(result, Result) else jnp.asarray(result, float)
-        if z.shape != (problem.space.size,):
-            raise ValueError(complain(f"a result z of shape ({problem.space.size},)", f"shape {z.shape}", "result.z"))
+        z = point_of(problem, result)
         return z + 0.5 * jax.random.normal(key, (paths, z.size)), 0, 0
     ran = run_costs(problem, problem.space.sample(key, 8 * paths), failed)
     order = np.argsort(np.where(ran.finished, ran.cost, np.inf), kind="stable")

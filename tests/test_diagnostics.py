@@ -42,6 +42,16 @@ def test_independent_draws_pass(problem):
     np.testing.assert_allclose(found.table["mcse_mean"], np.array([0.5, 2.0]) / np.sqrt(CHAINS * DRAWS), rtol=0.15)
 
 
+def test_what_the_sampler_warned_of_is_no_agreement(problem):
+    found = diagnose(chains_of(problem, independent(), warning="The chains of the warm-up did not agree."))
+    assert not found.passed and found.sentences[0] == "The chains of the warm-up did not agree."
+
+
+def test_agreement_of_chains_from_one_place_says_nothing_of_other_modes(problem):
+    found = diagnose(chains_of(problem, independent(), starts="about one minimum of J"))
+    assert found.passed and "agree" in found.sentences[0] and "smc(problem)" in found.sentences[1]
+
+
 def test_a_chain_of_known_memory_has_its_effective_size(problem):
     """An AR(1) chain of coefficient a is worth (1 - a) / (1 + a) of its draws."""
     a, noise, z = 0.6, independent(1), np.zeros((CHAINS, DRAWS, 2))

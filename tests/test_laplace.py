@@ -91,6 +91,30 @@ def test_what_laplace_does_not_take_is_refused():
         laplace(broken, jnp.zeros(1), curvature="low-rank")
 
 
+@pytest.mark.parametrize("kind", ["gauss-newton", "hessian", "low-rank"])
+def test_a_point_that_is_no_minimum_is_told_by_how_much_j_would_fall(kind):
+    problem = toy(lambda theta: [2.0 * theta["a"] + theta["b"], theta["b"]], [1.5, -0.5], a=Parameter.normal(0.0, 1.0),
+                  b=Parameter.normal(1.0, 2.0))
+    lowest = solve(problem, GaussNewton(), progress=False)
+    found = laplace(problem, lowest, curvature=kind)
+    assert found.details["decrement"] == pytest.approx(0.0, abs=1e-12) and "warning" not in found.details
+    away = jnp.array([1.0, -2.0])
+    found = laplace(problem, away, curvature=kind)
+    # J is a parabola: a Newton step is the whole way.
+    assert found.details["decrement"] == pytest.approx(float(problem.cost(away)) - lowest.cost, rel=1e-9)
+    assert "no minimum" in found.details["warning"] and "no minimum" in str(found)
+
+
+@pytest.mark.parametrize(("point", "match"), [
+    ({"a": 1.5}, "(?s)a mapping of a.*whiten"), ("a", "(?s)a str.*solve"), (jnp.zeros(3), r"(?s)shape \(3,\).*whiten")])
+def test_what_is_no_point_is_refused_with_the_way_to_one(point, match):
+    problem = toy(lambda theta: [theta["a"]], [1.5], a=Parameter.normal(0.0, 1.0))
+    with pytest.raises(ValueError, match=match):
+        laplace(problem, point)
+    with pytest.raises(ValueError, match="(?s)a Posterior.*centre"):
+        laplace(problem, laplace(problem, jnp.zeros(1)))
+
+
 # ------------------------------------------------------------------------------------------------------ many parameters
 
 

@@ -59,5 +59,5 @@ def test_wrong_numbers_are_refused(options):
 def test_wrong_problems_and_results_are_refused():
     with pytest.raises(TypeError, match="pathfinder"):
         pathfinder(external(model), progress=False)
-    with pytest.raises(ValueError, match="a result z of shape"):
+    with pytest.raises(ValueError, match="a Result, or z of shape"):
         pathfinder(PROBLEM, np.zeros(3), progress=False)

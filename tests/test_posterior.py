@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import norm
 from test_gradient_solvers import toy
 from test_problem import linear_problem
@@ -17,7 +18,7 @@ from landcal_jax.laplace import laplace
 from landcal_jax.models.linear_gaussian import LinearGaussian
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
-from landcal_jax.posterior import Posterior, from_draws
+from landcal_jax.posterior import Posterior, from_draws, from_xarray
 from landcal_jax.problem import Problem, costs
 from landcal_jax.solving import solve
 
@@ -266,6 +267,29 @@ def test_a_dataset_of_draws_has_dims_units_and_names():
     assert tree["observed_data"]["y"].dims == ("site", "y_obs") and tree["posterior"].attrs["note"] == "as told"
     table = arviz_stats.summary(tree, var_names=["lma", "k"])
     assert list(table.index) == ["lma[DBF]", "lma[ENF]", "k"] and "r_hat" in table
+
+
+def test_draws_come_back_from_a_file(tmp_path):
+    space = ParameterSpace({"lma": Parameter.uniform([10.0, 20.0], [90.0, 200.0], dims="pft", units="gC m-2"),
+                            "k": Parameter.normal(1.0, 0.5), "fixed": Parameter.normal(3.0, 0.5)},
+                           coords={"pft": ["DBF", "ENF"]}, fixed={"fixed": 3.5})
+    forward = FunctionForward(lambda theta: {"y": jnp.append(theta["lma"], theta["k"] * theta["fixed"])[None]})
+    problem = Problem(space, forward, Observations({"y": Stream([30.0, 80.0, 4.0], [9.0, 9.0, 1.0])}))
+    posterior = laplace(problem, jnp.zeros(3), draws=40)
+    posterior.to_xarray().to_netcdf(tmp_path / "draws.nc")
+    with xr.open_dataset(tmp_path / "draws.nc") as dataset:
+        again = from_xarray(problem, dataset, chains=4)
+    np.testing.assert_allclose(again.z, posterior.z, atol=1e-9)
+    assert again.chains == 4 and again.method == posterior.method
+    # As posterior.nc has them: free elements in one array.
+    table = xr.Dataset({"theta": (("draw", "parameter"), posterior.matrix())}, {"parameter": list(space.labels)})
+    np.testing.assert_allclose(from_xarray(problem, table).z, posterior.z, atol=1e-9)
+    with pytest.raises(ValueError, match="(?s)lma.DBF., lma.ENF., k.*k, lma"):
+        from_xarray(problem, table.assign_coords(parameter=["k", "lma[DBF]", "lma[ENF]"]))
+    with pytest.raises(ValueError, match="draws of k"):
+        from_xarray(problem, posterior.to_xarray().drop_vars("k"))
+    text = str(posterior)
+    assert text.splitlines()[0] == "Posterior: Laplace (gauss-newton), 40 draws" and "lma[ENF]" in text and "gC m-2" in text
 
 
 def test_some_draws_are_of_all_chains(problem):

@@ -1,5 +1,10 @@
 """The cost and its derivatives: terms, linearisation, density, batches of members, and the twin by finite differences."""
 
+import os
+import subprocess
+import sys
+import tempfile
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -288,3 +293,21 @@ def test_printing_shows_parameters_streams_counts_and_weights():
                  "exponential, 4 days", "model error 0.2", "weight       2.5", "slow_rate"):
         assert part in text
     assert "function failing" in str(failing_problem())
+
+
+def test_single_precision_is_noticed():
+    """In a process of its own, since the precision is one of the process."""
+    script = """
+import jax, numpy as np, warnings, landcal_jax as lc
+space = lc.ParameterSpace({"a": lc.Parameter.normal(0.0, 1.0)})
+forward = lc.FunctionForward(lambda theta: {"y": theta["a"][None, None]})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    problem = lc.Problem(space, forward, lc.Observations({"y": lc.Stream([1.0], 1.0)}))
+assert any("single precision" in str(each.message) for each in caught)
+draws = [lc.smc(problem, particles=32, progress=False, checkpoint=__import__("sys").argv[1]).z for _ in range(2)]
+assert draws[0].dtype == "float32" and np.array_equal(*draws)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-W", "ignore", "-c", script, f"{folder}/state.npz"], check=True,
+                       env=os.environ | {"JAX_ENABLE_X64": "0"})

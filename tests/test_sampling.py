@@ -233,3 +233,24 @@ def test_copies_of_a_mode_a_period_later_are_drawn_in_their_proportions():
     np.testing.assert_allclose(found.details["log_density"][:5], [float(problem.log_density(z)) for z in found.z[:5]], rtol=1e-9)
     with pytest.raises(ValueError, match="periods above zero"):
         nuts(problem, z, progress=False, periods={"day": -1.0})
+
+
+def test_what_no_chain_can_start_from_is_refused(problem, posterior):
+    with pytest.raises(TypeError, match="(?s)a Posterior to start from.*ndarray"):
+        nuts(problem, problem.space.default_z, posterior=np.zeros(N))
+    with pytest.raises(ValueError, match="a number of draws"):
+        nuts(problem, problem.space.default_z, draws=20.0)
+    with pytest.raises(ValueError, match="a tree one deep"):
+        nuts(problem, problem.space.default_z, max_tree_depth=0)
+    fewer = Problem(ParameterSpace({"a": Parameter.normal(0.0, 1.0)}), FunctionForward(lambda theta: {"y": theta["a"][None, None]}),
+                    Observations({"y": Stream([1.0], 1.0)}))
+    with pytest.raises(ValueError, match="(?s)1 free parameters.*one of 6"):
+        nuts(fewer, jnp.zeros(1), posterior=posterior)
+
+
+def test_the_folder_of_a_checkpoint_is_made_before_the_work(problem, tmp_path):
+    nuts(problem, problem.space.default_z, draws=20, warmup=4, key=1, progress=False, checkpoint=tmp_path / "runs" / "site" / "chains.npz")
+    assert (tmp_path / "runs" / "site" / "chains.npz").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        nuts(problem, problem.space.default_z, draws=20, warmup=4, key=1, progress=False, checkpoint=tmp_path / "file" / "chains.npz")

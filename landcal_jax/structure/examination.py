@@ -16,6 +16,7 @@ threshold is simulated, half shared by all the tests of signs (Bonferroni). Apar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,10 @@ from jax import Array
 
 from landcal_jax.calibration import Calibration
 from landcal_jax.errors import complain
-from landcal_jax.information import point_of
 from landcal_jax.observations import Observations
 from landcal_jax.posterior import Posterior
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import Result
+from landcal_jax.solvers import Result, point_of
 from landcal_jax.structure import checks, endings, parameters, subsets
 from landcal_jax.structure.findings import Examined, p_text
 from landcal_jax.structure.findings import Finding as Finding
@@ -51,6 +51,8 @@ from landcal_jax.structure.tested import Tested
 
 AS_GOOD = 3.0
 """Difference of log evidence, a factor of 20, below which another cause explains the data nearly as well."""
+FAR_LOUDER = np.log(1e3)
+"""Difference of log p by which a site conflict must stand out more than the likeliest cause to come before it."""
 DRAWS = 400
 """Draws of the posterior for the predictive checks."""
 
@@ -100,10 +102,12 @@ def examine(
     of_posterior = list(endings.of_posterior(problem, posterior, diagnosis))
     emulated = list(endings.of_emulator(problem, problem.observations_at(problem.theta(jnp.asarray(z))), z))
     ended = [each for each in (*solved, *of_posterior, *emulated) if isinstance(each, Finding)]
-    found = [*_causes(scores, named), *ended, *sorted(signs, key=_weight)]
+    causes = list(_causes(scores, named))
+    signs, louder = _louder(signs, causes)
+    found = [*causes, *ended, *sorted(signs, key=_weight)]
     # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
-    first = "solver" if endings.hides(solved, result, 0.5 * float(whitened.r @ whitened.r)) else "cause"
-    found.sort(key=lambda each: (not each.alarm, each.kind != first))
+    failed = endings.hides(solved, result, 0.5 * float(whitened.r @ whitened.r))
+    found.sort(key=lambda each: (not each.alarm, not (failed and each.kind == "solver"), each is not louder, each.kind != "cause"))
     notes = [each[:1].upper() + each[1:] for each in (*signals.notes, *said, *of_posterior) if isinstance(each, str)]
     return Findings(tuple(found), problem, z, whitened, scores, tuple(named), observations, title, tuple(notes), alarm)
 
@@ -151,6 +155,24 @@ def _failures(problem: Problem, result: Result | Array, members: int | None, see
     if problem.forward.traceable or members:
         return parameters.failures(problem, seed, parameters.MEMBERS if members is None else members)
     return parameters.not_run(problem, result)
+
+
+def _louder(signs: list[Finding], causes: list[Finding]) -> tuple[list[Finding], Finding | None]:
+    """The signs, and the site conflict among them that stands out far more than the likeliest cause, which says so.
+
+    A cause that is the right one explains the conflicts that follow from it, and so stands out more than each of them.
+    """
+    conflicts = [each for each in signs if each.kind == "site conflict" and each.alarm]
+    if not conflicts or not causes:
+        return signs, None
+    loudest = min(conflicts, key=lambda each: each.log_p)
+    tests = sum(each.kind == "site conflict" for each in signs)
+    if loudest.log_p + np.log(tests) > causes[0].log_p - FAR_LOUDER:
+        return signs, None
+    said = (f"{loudest.sentence} That stands out far more than the likeliest of the causes that were looked for "
+            f"({p_text(causes[0].log_p)}), which does not explain it.")
+    louder = replace(loudest, sentence=said)
+    return [louder if each is loudest else each for each in signs], louder
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:
@@ -209,7 +231,7 @@ def _named(candidate: Candidate, scores: Scores, each: Named) -> str:
     """The sentence of a cause."""
     refit = each.refit
     c, spread = (scores.coefficient[each.best], scores.spread[each.best]) if refit is None else (refit.coefficient, refit.spread)
-    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.thresholds[candidate.kind]:.1f} among {len(scores.t)} "
+    t = (f"score test |t| = {abs(scores.t[each.best]):.1f}, alarm above {scores.thresholds[candidate.family]:.1f} among {len(scores.t)} "
          f"candidates, {p_text(float(scores.log_family[each.best]))}")
     fell = "" if refit is None else f" With it J falls from {refit.before:.1f} to {refit.after:.1f}"
     change = {
