@@ -53,7 +53,7 @@ def test_one_step_of_3000_columns(golden, rugged):
         air = Air(0.0, 0.0, v["snowf"], v["rainf"], v["Ta"], 0.0, v["wind"], v["ps"])
         skin = Skin(v["Ta"], v["H"], v["E"], v["SWnet"], v["LWnet"], 0.0)
         ground = Ground(v["Tsoil1"], soil.conductivity(v["Tsoil1"], v["wsoil1"]))
-        return snow_step(theta, model.switches, model.albedo, Column(*(tuple(each) for each in layers)), v["asn"], v["fsn"], skin, air,
+        return snow_step(theta, model.switches, model.albedo, Column(*layers), v["asn"], v["fsn"], skin, air,
                          ground, model.step_seconds)
 
     out = jax.jit(jax.vmap(one, (None, 0, 0)))(
@@ -61,7 +61,7 @@ def test_one_step_of_3000_columns(golden, rugged):
     assert len(rows) > 1000
     for name, field in zip(("So", "To", "Ro", "Wo"), out.column, strict=True):
         expected = d[name][rows]
-        np.testing.assert_allclose(np.stack(field, axis=1), expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+        np.testing.assert_allclose(field, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
     for name, field in zip(("asn_new", "Gsn", "Msn", "rain_left"), (out.albedo, out.ground_heat, out.runoff, out.rain), strict=True):
         expected = d["out"][rows, list(d["out_cols"]).index(name)]
         np.testing.assert_allclose(field, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())

@@ -1,6 +1,6 @@
 """The snow column: five layers from the top, how much ground they cover, their grid, and how snow moves to a new grid.
 
-All fields are tuples of five scalars: as scalars they live in registers, and loops over layers are unrolled.
+What layers have in common is written for all of them at once, (5,): as five scalars it would be five times as much to compile.
 """
 
 import abc
@@ -9,50 +9,50 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from landcal_jax.models.snow.constants import EMPTY_DENSITY, EPSILON, FREEZING, HEAT_CAPACITY_ICE, LATENT_FUSION, LAYERS
 
-Layers = tuple[Array, ...]
 DEEPEST = 1e30  # m: no limit
+PLACE = np.arange(LAYERS)
 
 
 class Column(NamedTuple):
-    """Mass with liquid water [kg m-2 of the grid box], temperature [K], density [kg m-3] and liquid water [kg m-2] by layer."""
+    """Mass with liquid water [kg m-2 of the grid box], temperature [K], density [kg m-3] and liquid water [kg m-2] by layer, (5,)."""
 
-    mass: Layers
-    temperature: Layers
-    density: Layers
-    liquid: Layers
+    mass: Array
+    temperature: Array
+    density: Array
+    liquid: Array
 
 
 class Grid(NamedTuple):
-    """Thickness [m] of the layers and which of them are in use, each five."""
+    """Thickness [m] of the layers and which of them are in use, (5,)."""
 
-    thickness: Layers
-    active: Layers
+    thickness: Array
+    active: Array
 
 
 def clipped(column: Column) -> Column:
     """No negative mass, liquid water between none and all of it."""
-    mass = tuple(jnp.maximum(each, 0.0) for each in column.mass)
-    liquid = tuple(jnp.clip(water, 0.0, each) for water, each in zip(column.liquid, mass, strict=True))
-    return column._replace(mass=mass, liquid=liquid)
+    mass = jnp.maximum(column.mass, 0.0)
+    return column._replace(mass=mass, liquid=jnp.clip(column.liquid, 0.0, mass))
 
 
-def thickness(column: Column) -> Layers:
+def thickness(column: Column) -> Array:
     """Thickness of the layers [m], were the snow spread over the whole grid box."""
-    return tuple(mass / density for mass, density in zip(column.mass, column.density, strict=True))
+    return column.mass / column.density
 
 
 def depth(column: Column) -> Array:
     """Depth of the snow [m], spread over the whole grid box."""
-    return sum(thickness(column))
+    return jnp.sum(thickness(column))
 
 
 def water_equivalent(column: Column) -> Array:
     """Mass of the snow [kg m-2], liquid water with it."""
-    return sum(column.mass)
+    return jnp.sum(column.mass)
 
 
 def cover(column: Column) -> Array:
@@ -71,30 +71,23 @@ class AbstractGrid(eqx.Module):
         """The grid of snow of depth `deep` [m]."""
 
 
-def _ecland(deep: Array, least: Layers, most: Layers, last: int) -> Grid:
+def _ecland(deep: Array, least: Array, most: Array, last: int) -> Grid:
     """Layers of at least `least`, the others in equal parts up to `most`, what is left in layer `last` (srfsn_vgrid)."""
-    reached, total = [], 0.0
-    for each in least:
-        total = total + each
-        reached.append(deep >= total)
-    active = (jnp.ones_like(reached[0]), *reached[1:])
-    number = 1.0 + sum(jnp.where(each, 1.0, 0.0) for each in active[1:])
-    first = jnp.where(active[1], jnp.minimum(deep, most[0]), deep)
+    active = (deep >= jnp.cumsum(least)) | (PLACE == 0)
+    # A layer is in use only where all above it are.
+    number = jnp.sum(active)
+    first = jnp.where(number > 1, jnp.minimum(deep, most[0]), deep)
     part = (deep - first) / jnp.maximum(number - 1.0, 1.0)
-    thick = [first, *(jnp.where(active[k], jnp.minimum(part, most[k]), 0.0) for k in range(1, LAYERS))]
-    rest = deep - sum(thick)
-    for k in range(1, LAYERS):
-        following = active[k + 1] if k + 1 < LAYERS else jnp.zeros_like(active[0])
-        deepest = active[k] & ~following & (number <= last) | (number > last) & (k == last)
-        thick[k] = thick[k] + jnp.where(deepest, rest, 0.0)
-    return Grid(tuple(thick), active)
+    thick = jnp.where(PLACE == 0, first, jnp.where(active, jnp.minimum(part, most), 0.0))
+    lowest = jnp.minimum(number - 1, last)
+    return Grid(thick + jnp.where((PLACE == lowest) & (PLACE > 0), deep - jnp.sum(thick), 0.0), active)
 
 
 class EcLandGrid(AbstractGrid):
     """One to five layers with the depth of the snow; where a layer comes or goes, temperatures mix at once: a jump of the gradient."""
 
     def __call__(self, deep):
-        return _ecland(deep, (0.075, 0.05, 0.05, 0.05, 0.05), (0.075, 0.10, 0.20, DEEPEST, 0.15), last=3)
+        return _ecland(deep, np.array([0.075, 0.05, 0.05, 0.05, 0.05]), np.array([0.075, 0.10, 0.20, DEEPEST, 0.15]), last=3)
 
 
 class MountainGrid(AbstractGrid):
@@ -102,7 +95,8 @@ class MountainGrid(AbstractGrid):
 
     def __call__(self, deep):
         least, most = (jnp.minimum(low, jnp.maximum(high, 0.1) + 0.1 * (deep - 0.25)) for low, high in ((0.25, 0.10), (0.30, 0.15)))
-        rugged = _ecland(deep, (least,) * LAYERS, (least, *(most,) * 3, jnp.asarray(DEEPEST)), last=4)
+        limits = jnp.where(PLACE == 0, least, jnp.where(PLACE == LAYERS - 1, DEEPEST, most))
+        rugged = _ecland(deep, jnp.full(LAYERS, least), limits, last=4)
         plain = EcLandGrid()(deep)
         pick = deep > 0.25
         return jax.tree.map(lambda one, other: jnp.where(pick, one, other), rugged, plain)
@@ -112,58 +106,40 @@ class GlacierGrid(AbstractGrid):
     """ecLand's grid over ice: layers of 0.5 m, the lowest takes what is left."""
 
     def __call__(self, deep):
-        return _ecland(deep, (0.5,) * LAYERS, (0.5, 0.5, 0.5, 0.5, DEEPEST), last=4)
+        return _ecland(deep, np.full(LAYERS, 0.5), np.array([0.5, 0.5, 0.5, 0.5, DEEPEST]), last=4)
 
 
 class ContinuousGrid(AbstractGrid):
     """All five layers at any depth, a fifth each up to ecLand's limits: piecewise linear in the depth, so that no layer comes or goes."""
 
     def __call__(self, deep):
-        limits = (0.075, 0.10, 0.20, DEEPEST, 0.15)
-        thick = [jnp.minimum(deep / LAYERS, limit) for limit in limits]
-        thick[3] = thick[3] + deep - sum(thick)
-        return Grid(tuple(thick), (jnp.ones_like(deep, bool),) * LAYERS)
+        thick = jnp.minimum(deep / LAYERS, np.array([0.075, 0.10, 0.20, DEEPEST, 0.15]))
+        return Grid(thick + jnp.where(PLACE == 3, deep - jnp.sum(thick), 0.0), jnp.ones(LAYERS, bool))
 
 
 def regrid(column: Column, grid: Grid) -> Column:
     """Snow on the new grid: mass and enthalpy go by overlap, so that both are conserved (srfsn_regrid). Empty layers keep T and density."""
-    old, new = thickness(column), grid.thickness
-    share = _overlaps(old, new)
-    enthalpy = tuple(
-        HEAT_CAPACITY_ICE * mass * (temperature - FREEZING) - LATENT_FUSION * (mass - liquid)
-        for mass, temperature, liquid in zip(column.mass, column.temperature, column.liquid, strict=True))
-    moved = []
-    for k in range(LAYERS):
-        mass = sum(share[k][j] * column.mass[j] for j in range(LAYERS))
-        heat = sum(share[k][j] * enthalpy[j] for j in range(LAYERS))
-        filled = new[k] > EPSILON
-        some = jnp.where(filled & (mass > 0), mass, 1.0)
-        warmth = FREEZING + (heat + LATENT_FUSION * mass) / (HEAT_CAPACITY_ICE * some)
-        moved.append((
-            jnp.where(filled, mass, 0.0),
-            jnp.where(filled, jnp.minimum(FREEZING, warmth), column.temperature[k]),
-            jnp.where(filled, mass / jnp.where(filled, new[k], 1.0), column.density[k]),
-            jnp.where(filled, jnp.clip(mass + heat / LATENT_FUSION, 0.0, mass), 0.0)))
-    return Column(*(tuple(field) for field in zip(*moved, strict=True)))
+    share = _overlaps(thickness(column), grid.thickness)
+    enthalpy = HEAT_CAPACITY_ICE * column.mass * (column.temperature - FREEZING) - LATENT_FUSION * (column.mass - column.liquid)
+    # Not a product of matrices, which would be a call out of the compiled loop.
+    mass, heat = jnp.sum(share * column.mass, axis=1), jnp.sum(share * enthalpy, axis=1)
+    filled = grid.thickness > EPSILON
+    warmth = FREEZING + (heat + LATENT_FUSION * mass) / (HEAT_CAPACITY_ICE * jnp.where(filled & (mass > 0), mass, 1.0))
+    return Column(
+        jnp.where(filled, mass, 0.0),
+        jnp.where(filled, jnp.minimum(FREEZING, warmth), column.temperature),
+        jnp.where(filled, mass / jnp.where(filled, grid.thickness, 1.0), column.density),
+        jnp.where(filled, jnp.clip(mass + heat / LATENT_FUSION, 0.0, mass), 0.0))
 
 
-def _overlaps(old: Layers, new: Layers) -> list[list[Array]]:
-    """Share of each old layer that lies in each new one: [new][old]."""
-    ends = []
-    for layers in (old, new):
-        below, edges = 0.0, [0.0]
-        for each in layers:
-            below = below + each
-            edges.append(below)
-        ends.append(edges)
-    before, after = ends
-    return [[
-        jnp.where(old[j] > EPSILON, jnp.maximum(0.0, jnp.minimum(after[k + 1], before[j + 1]) - jnp.maximum(after[k], before[j]))
-                  / jnp.where(old[j] > EPSILON, old[j], 1.0), 0.0)
-        for j in range(LAYERS)] for k in range(LAYERS)]
+def _overlaps(old: Array, new: Array) -> Array:
+    """Share of each old layer that lies in each new one: (new, old)."""
+    after, before = jnp.cumsum(new)[:, None], jnp.cumsum(old)
+    common = jnp.minimum(after, before) - jnp.maximum(after - new[:, None], before - old)
+    return jnp.where(old > EPSILON, jnp.maximum(0.0, common) / jnp.where(old > EPSILON, old, 1.0), 0.0)
 
 
 def no_snow(mass: Array) -> Column:
     """A column without layers but for `mass` [kg m-2] in the first, dry and at the freezing point."""
-    zero = jnp.zeros_like(mass)
-    return Column((mass, *(zero,) * (LAYERS - 1)), (zero + FREEZING,) * LAYERS, (zero + EMPTY_DENSITY,) * LAYERS, (zero,) * LAYERS)
+    zero = jnp.zeros(LAYERS)
+    return Column(jnp.where(PLACE == 0, mass, zero), zero + FREEZING, zero + EMPTY_DENSITY, zero)

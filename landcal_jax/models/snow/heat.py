@@ -1,7 +1,7 @@
 """Heat and water in the snow: solar absorption, implicit conduction, melt, refreezing and percolation (srfsn_ssrabs, srfsn_webal).
 
 Fluxes are positive downwards and per grid box: each surface flux comes times the snow fraction f. Layers that are not in use take no
-part; in the unrolled loops they hand on what they are given.
+part; where layers follow each other they hand on what they are given.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from landcal_jax.models.snow.column import Column, Layers
+from landcal_jax.models.snow.column import PLACE, Column, thickness
 from landcal_jax.models.snow.constants import FREEZING, HEAT_CAPACITY_ICE, LATENT_FUSION, LAYERS, THERMAL_DEPTH
 
 SOIL_THICKNESS = (0.07, 0.21, 0.72, 1.89)  # m
@@ -28,16 +28,12 @@ class Balance(NamedTuple):
     phase_change: Array
 
 
-def solar(theta, column: Column, active: Layers, fraction: Array, absorbed: Array) -> Layers:
-    """Net shortwave [W m-2 of the grid box] that leaves each layer downwards, five; `absorbed` is per snow-covered area."""
-    left, fluxes = fraction * absorbed, []
-    for mass, density, used in zip(column.mass, column.density, active, strict=True):
-        thick = jnp.minimum(THERMAL_DEPTH, mass / (fraction * density))
-        grain = jnp.minimum(LARGEST_GRAIN, SMALLEST_GRAIN + GRAIN_GROWTH * density**4)
-        extinction = jnp.clip(theta["SSASNEXTCNST"] * density / jnp.sqrt(grain), LEAST_EXTINCTION, MOST_EXTINCTION)
-        left = jnp.where(used, left * jnp.exp(-extinction * thick), left)
-        fluxes.append(left)
-    return tuple(fluxes)
+def solar(theta, column: Column, active: Array, fraction: Array, absorbed: Array) -> Array:
+    """Net shortwave [W m-2 of the grid box] that leaves each layer downwards, (5,); `absorbed` is per snow-covered area."""
+    thick = jnp.minimum(THERMAL_DEPTH, thickness(column) / fraction)
+    grain = jnp.minimum(LARGEST_GRAIN, SMALLEST_GRAIN + GRAIN_GROWTH * column.density**4)
+    extinction = jnp.clip(theta["SSASNEXTCNST"] * column.density / jnp.sqrt(grain), LEAST_EXTINCTION, MOST_EXTINCTION)
+    return fraction * absorbed * jnp.exp(-jnp.cumsum(jnp.where(active, extinction * thick, 0.0)))
 
 
 def conductivity(theta, temperature: Array, density: Array, pressure: Array) -> Array:
@@ -57,36 +53,35 @@ class Ground(NamedTuple):
 class Conduction(NamedTuple):
     """Temperatures [K] after conduction, heat capacities over the step [W m-2 K-1], and the heat that flows into the soil [W m-2]."""
 
-    temperature: Layers
-    capacity: Layers
+    temperature: Array
+    capacity: Array
     to_soil: Array
 
 
-def conduct(theta, column: Column, active: Layers, fraction, surface, downward: Layers, pressure, ground: Ground, dt) -> Conduction:
+def conduct(theta, column: Column, active: Array, fraction, surface, downward: Array, pressure, ground: Ground, dt) -> Conduction:
     """Implicit conduction over the layers above a soil of fixed temperature; a surface that would pass the freezing point stays there.
 
     `surface` [W m-2]: what the atmosphere gives to layer 1 before `downward`, the shortwave that leaves each layer, is taken off.
     Elimination runs upwards, T_k = a_k + b_k T_(k-1), so that a melting surface needs no second solution.
     """
-    thick = [jnp.minimum(THERMAL_DEPTH, mass / density) for mass, density in zip(column.mass, column.density, strict=True)]
-    capacity = tuple(HEAT_CAPACITY_ICE * density * each / dt for density, each in zip(column.density, thick, strict=True))
-    source = [surface - downward[0], *(downward[k - 1] - downward[k] for k in range(1, LAYERS))]
-    following = (*active[1:], jnp.zeros_like(active[0]))
+    thick = jnp.minimum(THERMAL_DEPTH, thickness(column))
+    capacity = HEAT_CAPACITY_ICE * column.density * thick / dt
+    following = jnp.append(active[1:], False)
     below = _conductances(theta, column, following, thick, fraction, pressure, ground)
+    stored = capacity * column.temperature + jnp.append(surface, downward[:-1]) - downward
     a, b, eliminated = ground.temperature, jnp.zeros_like(surface), [None] * LAYERS
     for k in reversed(range(LAYERS)):
         # What lies below layer k: the soil, or the layers that are eliminated already.
         eliminated[k] = (a, b)
         if k:
             diagonal = jnp.where(active[k], capacity[k] + below[k - 1] + below[k] * (1 - b), 1.0)
-            warm = (capacity[k] * column.temperature[k] + source[k] + below[k] * a) / diagonal
+            warm = (stored[k] + below[k] * a) / diagonal
             a, b = jnp.where(active[k], warm, ground.temperature), jnp.where(active[k], below[k - 1] / diagonal, 0.0)
-    heat = source[0] + capacity[0] * column.temperature[0]
-    first = (heat + below[0] * a) / (capacity[0] + below[0] * (1 - b))
+    first = (stored[0] + below[0] * a) / (capacity[0] + below[0] * (1 - b))
     pinned = jnp.minimum(first, FREEZING)
     # Snow that stores no heat cannot melt here, and its branch must not divide by zero.
     melting = (first > FREEZING) & (capacity[0] > 0)
-    pinned_first = (heat - below[0] * (pinned - (a + b * pinned))) / jnp.where(melting, capacity[0], 1.0)
+    pinned_first = (stored[0] - below[0] * (pinned - (a + b * pinned))) / jnp.where(melting, capacity[0], 1.0)
     temperature, above, to_soil = [jnp.where(melting, pinned_first, first)], pinned, jnp.zeros_like(surface)
     for k in range(LAYERS):
         a, b = eliminated[k]
@@ -94,50 +89,47 @@ def conduct(theta, column: Column, active: Layers, fraction, surface, downward: 
         if k + 1 < LAYERS:
             above = jnp.where(following[k], a + b * above, above)
             temperature.append(jnp.where(following[k], above, column.temperature[k + 1]))
-    return Conduction(tuple(temperature), capacity, to_soil)
+    return Conduction(jnp.stack(temperature), capacity, to_soil)
 
 
-def _conductances(theta, column: Column, following: Layers, thick, fraction, pressure, ground: Ground) -> list[Array]:
+def _conductances(theta, column: Column, following: Array, thick: Array, fraction, pressure, ground: Ground) -> Array:
     """From each layer to what follows it [W m-2 K-1]; to the soil it is half of that in series, as through litter."""
-    conductive = [conductivity(theta, *each, pressure) for each in zip(column.temperature, column.density, strict=True)]
-    soil = SOIL_THICKNESS[0] * ground.conductivity
-    below = [fraction * (d * k + soil) / (d + SOIL_THICKNESS[0]) ** 2 for d, k in zip(thick, conductive, strict=True)]
-    for k in range(LAYERS - 1):
-        both = jnp.where(following[k], thick[k] + thick[k + 1], 1.0)
-        joint = 2 * fraction * (thick[k] * conductive[k] + thick[k + 1] * conductive[k + 1]) / both**2
-        below[k] = jnp.where(following[k], joint, below[k])
-    return below
+    depths = thick * conductivity(theta, column.temperature, column.density, pressure)
+    soil = SOIL_THICKNESS[0]
+    both = jnp.where(following, thick + jnp.append(thick[1:], 0.0), thick + soil)
+    joint = jnp.where(following, 2 * (depths + jnp.append(depths[1:], 0.0)), depths + soil * ground.conductivity)
+    return fraction * joint / both**2
 
 
-def melt_and_drain(theta, column: Column, active: Layers, conduction: Conduction, gained: Array, rain: Array, passed: Array, dt) -> Balance:
+def melt_and_drain(theta, column: Column, active: Array, conduction: Conduction, gained: Array, rain: Array, passed: Array, dt) -> Balance:
     """Melt, refreezing and percolation from the top: `gained` [kg m-2] snow and rime on layer 1, `rain` [kg m-2] on top.
 
     `passed` [W m-2]: shortwave that leaves the lowest layer. Heat that a layer without ice has left goes to the next.
     """
-    water, unused, phase_change = rain, jnp.zeros_like(rain), None
-    layers, lowest = [], None
+    loose = jnp.maximum(0.0, theta["RLWCSWEA"] - column.density) / theta["RLWCSWEA"]
+    holds = theta["RLWCSWEB"] + (theta["RLWCSWEC"] - theta["RLWCSWEB"]) * loose
+    energy = conduction.capacity * (conduction.temperature - FREEZING)
+    ices = column.mass - column.liquid + jnp.where(PLACE == 0, gained, 0.0)
+    melts = jnp.maximum(0.0, jnp.minimum(energy, LATENT_FUSION * ices / dt))
+    safe = jnp.where(active & (conduction.capacity > 0), conduction.capacity, 1.0)
+    water, unused, changes, left, kept = rain, jnp.zeros_like(rain), [], [], []
     for k in range(LAYERS):
-        mass, density, liquid = column.mass[k], column.density[k], column.liquid[k]
-        ice = mass - liquid + (gained if k == 0 else 0.0)
-        wet = liquid + water
-        energy = conduction.capacity[k] * (conduction.temperature[k] - FREEZING)
-        melt = jnp.maximum(0.0, jnp.minimum(energy, LATENT_FUSION * ice / dt))
-        freeze = jnp.minimum(0.0, jnp.maximum(energy, -LATENT_FUSION * wet / dt))
-        change = melt + freeze
-        capacity = jnp.where(active[k] & (conduction.capacity[k] > 0), conduction.capacity[k], 1.0)
-        warm = conduction.temperature[k] - (change + unused) / capacity
-        wet, ice = wet + change * dt / LATENT_FUSION, ice - change * dt / LATENT_FUSION
-        loose = jnp.maximum(0.0, theta["RLWCSWEA"] - density) / theta["RLWCSWEA"]
-        holds = ice * (theta["RLWCSWEB"] + (theta["RLWCSWEC"] - theta["RLWCSWEB"]) * loose)
-        drained = jnp.maximum(0.0, wet - holds)
-        over = jnp.where(warm > FREEZING, conduction.capacity[k] * (FREEZING - warm), 0.0)
-        unused, water = jnp.where(active[k], over, unused), jnp.where(active[k], drained, water)
-        kept = wet - drained
-        total = jnp.maximum(0.0, kept + ice)
-        temperature = jnp.clip(warm, 100.0, FREEZING)
-        lowest = temperature if lowest is None else jnp.where(active[k], temperature, lowest)
-        phase_change = melt - freeze if k == 0 else phase_change
-        layers.append((jnp.where(active[k], total, mass), jnp.where(active[k], temperature, lowest), density,
-                       jnp.where(active[k], jnp.clip(kept, 0.0, total), liquid)))
-    after = Column(*(tuple(field) for field in zip(*layers, strict=True)))
+        wet = column.liquid[k] + water
+        freeze = jnp.minimum(0.0, jnp.maximum(energy[k], -LATENT_FUSION * wet / dt))
+        change = melts[k] + freeze
+        excess = jnp.minimum(0.0, change + unused - energy[k])
+        wet, ice = wet + change * dt / LATENT_FUSION, ices[k] - change * dt / LATENT_FUSION
+        drained = jnp.maximum(0.0, wet - ice * holds[k])
+        changes.append(change + unused)
+        left.append(ice)
+        kept.append(wet - drained)
+        unused, water = jnp.where(active[k], excess, unused), jnp.where(active[k], drained, water)
+        if k == 0:
+            phase_change = melts[k] - freeze
+    warm = conduction.temperature - jnp.stack(changes) / safe
+    kept, temperature = jnp.stack(kept), jnp.clip(warm, 100.0, FREEZING)
+    total = jnp.maximum(0.0, kept + jnp.stack(left))
+    lowest = jnp.sum(jnp.where(PLACE == jnp.sum(active) - 1, temperature, 0.0))
+    after = Column(jnp.where(active, total, column.mass), jnp.where(active, temperature, lowest), column.density,
+                   jnp.where(active, jnp.clip(kept, 0.0, total), column.liquid))
     return Balance(after, conduction.to_soil - unused + passed, water / dt, phase_change)

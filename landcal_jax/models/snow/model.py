@@ -8,13 +8,14 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from landcal_jax.model import AbstractModel
 from landcal_jax.models.snow import heat, soil, table
 from landcal_jax.models.snow.albedo import AbstractAlbedo, EcLandAlbedo, Weather
 from landcal_jax.models.snow.column import Column, clipped, cover, depth, no_snow, regrid, water_equivalent
-from landcal_jax.models.snow.constants import DAY, FREEZING, LATENT_SUBLIMATION, LATENT_VAPOUR
+from landcal_jax.models.snow.constants import DAY, FREEZING, LATENT_SUBLIMATION, LATENT_VAPOUR, LAYERS
 from landcal_jax.models.snow.density import fresh, settled
 from landcal_jax.models.snow.forcing import forcing_from_dataset
 from landcal_jax.models.snow.surface import CALM, Air, Skin, balance
@@ -22,6 +23,7 @@ from landcal_jax.models.snow.switches import AbstractSwitches, Smooth, lies
 from landcal_jax.parameters import Parameter
 
 LEAST_FRACTION = 1e-7
+SOME_SNOW = Column(*(np.full(LAYERS, each) for each in (10.0, FREEZING - 5, 200.0, 0.1)))
 SOIL_START = (282.98, 284.17, 284.70, 284.70)  # K
 SNOW_ROUGHNESS, BARE_ROUGHNESS = (0.0013, 0.00013), (0.013, 0.00013)  # m, momentum and heat
 BARE_ALBEDO, BARE_WETNESS, BARE_CONDUCTANCE = 0.2, 0.5, 15.0  # 1, 1, W m-2 K-1
@@ -70,8 +72,10 @@ def snow_step(
     ground: heat.Ground, dt: float,
 ) -> SnowStep:
     """One step of the snow, under the fluxes of its `skin` per snow-covered area and above the `ground`."""
-    column, there = clipped(column), switches.there(fraction, water_equivalent(column))
+    bare, there = clipped(column), switches.there(fraction, water_equivalent(column))
     part = jnp.maximum(fraction, LEAST_FRACTION)
+    # Where no snow lies some other stands in: what is made of it is not taken, but its derivatives must be numbers.
+    column = jax.tree.map(lambda one, other: jnp.where(there, one, other), bare, SOME_SNOW)
     grid = switches.grid(depth(column))
     placed = regrid(column, grid)
     downward = heat.solar(theta, placed, grid.active, part, skin.shortwave)
@@ -84,9 +88,9 @@ def snow_step(
     aged = albedo.step(theta, memory, Weather(
         air.snowfall, air.rainfall, skin.temperature, placed.temperature[0], switches.wet(drained.phase_change), there, dt))
     zero = jnp.zeros_like(fraction)
-    bare = no_snow(jnp.maximum(0.0, column.mass[0] + gained))
+    left = no_snow(jnp.maximum(0.0, bare.mass[0] + gained))
     mine = SnowStep(drained.column._replace(density=density), aged, drained.ground_heat, drained.runoff, (1 - part) * air.rainfall)
-    return jax.tree.map(lambda one, other: jnp.where(there, one, other), mine, SnowStep(bare, aged, zero, zero, air.rainfall))
+    return jax.tree.map(lambda one, other: jnp.where(there, one, other), mine, SnowStep(left, aged, zero, zero, air.rainfall))
 
 
 class Snow(AbstractModel):
@@ -140,7 +144,7 @@ class Snow(AbstractModel):
         return after, Output(
             depth(column), water_equivalent(column), fraction * value + (1 - fraction) * BARE_ALBEDO, stepped.albedo,
             fraction * snow.temperature + (1 - fraction) * bare.temperature - 273.15, DAY * stepped.runoff, fraction,
-            sum(column.liquid), -DAY * fraction * snow.vapour, stepped.ground_heat)
+            jnp.sum(column.liquid), -DAY * fraction * snow.vapour, stepped.ground_heat)
 
     def _skins(self, theta, state: State, fraction: Array, albedo: Array, air: Air) -> tuple[Skin, Skin]:
         conductance = self.switches.skin_conductance(theta["RSNSNOW"], state.snow_skin, state.column.temperature[0])
