@@ -4,15 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
+import numpy as np
+import xarray as xr
 
 import landcal_jax as lc
 from landcal_jax import testing
 from landcal_jax.experiment import TRUTH, Experiment, dalec_problem
 from landcal_jax.models import DalecWater
 from landcal_jax.models.dalec_numerics import Conserving
+from landcal_jax.observations import Observations, Stream
+from landcal_jax.operators import Pick
+from landcal_jax.problem import Problem
 from landcal_jax.weather import MEDITERRANEAN, TEMPERATE_FOREST, Climate, weather
 
 YEARS = 6
+SITES, SITE_YEARS = ("north", "middle", "south"), 2
+BIASED = "middle"
+"""The site of those that has the bias."""
+ERRORS, OBSERVED = {"nee": 0.6, "latent_heat": 10.0}, 0.6
+"""Standard deviations of the errors at several sites, and the share of the days that are observed, those of a twin of one site."""
 
 
 class LloydTaylor(DalecWater):
@@ -48,7 +58,10 @@ class Unstressed(Conserving):
 
 @dataclass(frozen=True)
 class Case:
-    """A planted error: model of the truth, model that is calibrated, what is done to its forcing, and the right answer."""
+    """A planted error: model of the truth, model that is calibrated, what is done to its forcing, and the right answer.
+
+    `several`: at `SITES`, whose weather differs and whose parameters are the same; the bias is that of one of them.
+    """
 
     name: str
     truth: DalecWater
@@ -57,6 +70,28 @@ class Case:
     theta: tuple[tuple[str, float], ...] = ()
     bias: Callable | None = None
     answer: Callable | None = None
+    several: bool = False
+
+
+def problem_of(case: Case, seed: int) -> Problem:
+    """The twin of a case with one site or several, observed with the noise of this seed."""
+    return problem_at_sites(case, seed) if case.several else experiment_of(case, seed).problem
+
+
+def problem_at_sites(case: Case, seed: int) -> Problem:
+    """A twin at `SITES`, `SITE_YEARS` each: one true theta, weather, gaps and noise of their own, and the forcing of one of them biased."""
+    true = [weather(case.climate, years=SITE_YEARS, seed=len(SITES) * seed + n).assign_coords(site=name) for n, name in enumerate(SITES)]
+    rng, time = np.random.default_rng(seed), np.asarray(true[0].indexes["time"].values, "datetime64[D]")
+    empty = {name: Stream(np.where(rng.random((len(SITES), len(time))) < OBSERVED, 0.0, np.nan), error, Pick(name), time=time,
+                          units=case.truth.output_units[name]) for name, error in ERRORS.items()}
+    problem = dalec_problem(true, Observations(empty, sites=SITES), case.truth)
+    theta = problem.space.default_theta | {n: jnp.asarray(v) for n, v in TRUTH.items() if n in problem.space.names}
+    made = testing.twin(problem, problem.space.whiten(theta), key=seed).problem
+
+    def given(forcing: xr.Dataset) -> xr.Dataset:
+        return case.bias(forcing.copy(deep=True)) if case.bias is not None and forcing["site"].item() == BIASED else forcing
+
+    return dalec_problem([given(forcing) for forcing in true], made.observations, case.calibrated)
 
 
 def experiment_of(case: Case, seed: int) -> Experiment:
@@ -90,9 +125,9 @@ def about_stress(group: tuple[str, str]) -> bool:
     return group == ("gross primary production", "dryness")
 
 
-def about_driver(name: str) -> Callable[[tuple[str, str]], bool]:
-    """A bias of this driver."""
-    return lambda group: group == ("driver", name)
+def about_driver(*name: str) -> Callable[[tuple[str, ...]], bool]:
+    """A bias of this driver, at one site where it is named."""
+    return lambda group: group == ("driver", *name)
 
 
 WATER = DalecWater()
@@ -101,6 +136,9 @@ TARGETED = (
     Case("respiration with an optimum of temperature", Optimum(), WATER, answer=about_respiration),
     Case("water stress missing", WATER, DalecWater(1.0, Unstressed()), theta=(("wilting_point", 300.0),), answer=about_stress),
     Case("radiation 2 MJ m-2 d-1 too high", WATER, WATER, bias=shifted(("shortwave",), 2.0), answer=about_driver("shortwave")),
+    Case("no error, three sites", WATER, WATER, several=True),
+    Case("radiation 3 MJ m-2 d-1 too high at one of three sites", WATER, WATER, bias=shifted(("shortwave",), 3.0),
+         answer=about_driver("shortwave", BIASED), several=True),
 )
 OTHERS = (
     Case("respiration of Lloyd and Taylor", LloydTaylor(), WATER, answer=about_respiration),

@@ -23,6 +23,7 @@ at hand what is left to do is small, so it is here; `benchmarks/bayesopt.py` com
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +53,8 @@ def bayesopt(
     batch: int = 1,
     score: Score | None = None,
     constraints: Mapping[str, Score] | Sequence[str] = (),
-    noise: float | None = None,
-    logarithm: bool | None = None,
+    noise: float | Literal["fitted"] | None = None,
+    logarithm: bool = False,
     design: int | None = None,
     z0: ArrayLike | None = None,
     key: Array | int = 0,
@@ -74,12 +75,14 @@ def bayesopt(
     Raises ValueError for fewer than three runs and arguments that do not go together, TypeError for a Problem whose R depends on z,
     RuntimeError where fewer than three runs have finished.
     """
+    squares = isinstance(objective, Problem) and score is None
+    if noise is None and isinstance(objective, Problem):
+        noise = 0.0
     evaluate, space, names, about = _objective(objective, space, score, constraints)
     if runs < 3 or batch < 1:
         raise ValueError(complain("three runs or more, in batches of one or more", f"runs={runs}, batch={batch}", "bayesopt(..., runs=60)"))
-    logarithm = isinstance(objective, Problem) and score is None if logarithm is None else logarithm
-    search = BayesianSearch(space, constraints=names, noise=noise, logarithm=logarithm, design=design, z0=z0, key=key,
-                            checkpoint=checkpoint, about=about)
+    search = BayesianSearch(space, constraints=names, noise=None if noise == "fitted" else noise, least_squares=squares,
+                            logarithm=logarithm, design=design, z0=z0, key=key, checkpoint=checkpoint, about=about)
     with progress_line.display(progress, "optimising", "run", "") as show:
         while search.done < runs:
             number = max(search.design - search.done, batch)
@@ -113,16 +116,14 @@ def _of_problem(problem: Problem, functions: Mapping[str, Score | None], Z: np.n
     values = {}
     for name, function in functions.items():
         with np.errstate(over="ignore", invalid="ignore"):
-            values[name] = _cost(problem, Z, predicted) if function is None else np.asarray(function(dict(predicted)), float)
+            if function is None:
+                values[name] = np.concatenate(list(whitened(problem, predicted).values()), axis=1)
+                continue
+            values[name] = np.asarray(function(dict(predicted)), float)
         if values[name].shape != (len(Z),):
             raise ValueError(complain(f"a {name} of shape ({len(Z)},), one number a member", f"shape {values[name].shape}",
                                       "reduce site and observation, not the member, which comes first"))
     return values
-
-
-def _cost(problem: Problem, Z: np.ndarray, predicted: Predicted) -> np.ndarray:
-    """J of members from what they predict."""
-    return 0.5 * np.sum(Z**2, axis=1) + sum(0.5 * np.sum(part**2, axis=1) for part in whitened(problem, predicted).values())
 
 
 def _of_function(function, space: ParameterSpace, names: tuple[str, ...], Z: np.ndarray) -> dict[str, np.ndarray]:

@@ -32,9 +32,11 @@ from landcal_jax.ensemble_iterated import IterativeFourDEnVar
 from landcal_jax.error_fitting import (
     PARTS,
     ErrorVector,
+    Fitted,
     Parts,
     Terms,
     checked_parts,
+    counting,
     day_scores,
     judged,
     log_score,
@@ -43,7 +45,9 @@ from landcal_jax.error_fitting import (
     prepared,
     tangents,
 )
-from landcal_jax.error_moments import MOMENT_PARTS, SEASONS, common_correlation, moments
+from landcal_jax.error_moments import MOMENT_PARTS, common_correlation, moments
+from landcal_jax.error_reporting import Found, row, sentences
+from landcal_jax.error_transfer import handed_on, same_axis
 from landcal_jax.errors import complain
 from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.members import FailedRuns
@@ -56,7 +60,6 @@ ROUNDS = {"marginal": 10, "cross-validation": 4, "desroziers": 20, "residuals": 
 TOLERANCE = 0.02  # of logarithms: two per cent
 SETTLED = 1e-5  # of the sum of |dz|, as in adJULES
 BLOCKS, LONGEST = 3, 3  # cross-validation leaves out a third of the years at most, and no more than three
-LEANS = 0.1  # share of the prior in an estimate from which on it is said
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class ErrorEstimate:
     `problem` has the errors, and `result` is its last solve. `results`: those of all rounds, in the end of them `result`; `others`: those
     without a block of years. `table`: by (round, stream, site), the parts of the errors with their standard errors, `model_error` (root
     mean square over the days), number and effective number of values; by (round, stream), `chi_square` at the minimum, and by
-    (round,) J and how far parameters moved. `converged`: errors and theta have settled. `sentences` say it in words.
+    (round,) J and how far parameters moved. `converged`: errors and theta have settled, and the errors
+    are where their density has its maximum. `sentences` say it in words.
     """
 
     problem: Problem
@@ -80,22 +84,25 @@ class ErrorEstimate:
     sentences: tuple[str, ...]
 
     def applied(self, observations: Observations) -> Observations:
-        """Other observations on the same axes, such as those held out, with the errors that were estimated."""
-        return observations.with_streams({
-            name: observations[name].with_model_error(self.problem.observations[name].model_error)
-            for name in self.parts if name in observations.names})
+        """Other observations with the errors that were estimated: those held out, or of other sites and periods.
+
+        Sites go by their names; one that was not calibrated gets the errors of all that were together, see `error_transfer`. The level
+        of a share stays where the times are the same; elsewhere the error is to grow with a run, as `Posterior.predictive` lets it. What is
+        not simply the same is said in `observations.notes`. Raises ValueError for an error with a season and a stream without times.
+        """
+        streams, notes, own = {}, [], self.problem.observations
+        for name in self.parts:
+            if name in observations.names:
+                error, said = handed_on(own[name], own.sites, observations[name], observations.sites,
+                                        level=same_axis(own[name], observations[name]))
+                if error is None:
+                    raise ValueError(complain(f"times in the stream {name}, whose error has a season", "none", "pass time= to Stream"))
+                streams[name] = observations[name].with_model_error(error)
+                notes += [f"model error of {name}: {said}"] * bool(said)
+        return Observations({**dict(observations.items()), **streams}, sites=observations.sites, notes=[*observations.notes, *notes])
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
-
-
-class _Found(NamedTuple):
-    """One round: the vector of the errors, its standard errors, the share of the prior in each, and more for the table."""
-
-    values: np.ndarray
-    errors: np.ndarray
-    leaning: np.ndarray
-    more: dict[str, tuple]
 
 
 class _Settings(NamedTuple):
@@ -178,23 +185,25 @@ def _estimate(problem: Problem, z: Array, settings: "_Settings", name: str) -> E
     method, wanted = settings.method, settings.parts
     observations = prepared(problem.observations, wanted, problem.predict(z))
     settings = settings._replace(vector=ErrorVector.of(observations, wanted), name=name, others=[])
-    before, rows, results, converged = settings.vector.start(observations), [], [], False
+    vector = settings.vector
+    before, rows, changes, results, converged = vector.start(observations), [], [], [], False
     for number in range(settings.rounds):
         run = problem.predict(z)
         now = problem.with_observations(prepared(observations, wanted, run, first=False))
         found = _METHODS[method](now, z, before, settings, number)
-        problem = now.with_observations(settings.vector.observations(now.observations, jnp.asarray(found.values)))
+        problem = now.with_observations(vector.observations(now.observations, jnp.asarray(found.values)))
         results.append(settings.solved(problem, z, f"round_{number}"))
         moved = float(jnp.sum(jnp.abs(results[-1].z - z)))
-        change = float(np.max(np.abs(found.values - before)))
-        rows.append(_row(problem, results[-1], found, settings, change, moved))
+        changes.append(float(np.max(np.abs(found.values - before))))
+        rows.append(row(problem, results[-1], found, vector, wanted, changes[-1], moved))
         z, before, observations = results[-1].z, found.values, problem.observations
-        converged = moved < SETTLED if method == "residuals" else number > 0 and change < TOLERANCE
+        converged = moved < SETTLED if method == "residuals" else number > 0 and changes[-1] < TOLERANCE
         if converged:
             break
-    table = xr.concat(rows, "round")
-    sentences = tuple(_sentences(problem, found, settings, converged, len(rows), change))
-    return ErrorEstimate(problem, results[-1], tuple(results), tuple(settings.others), table, method, wanted, converged, sentences)
+    converged = converged and not found.unfinished
+    said = sentences(problem, found, vector, wanted, method, changes, converged, settings.prior_weight)
+    return ErrorEstimate(problem, results[-1], tuple(results), tuple(settings.others), xr.concat(rows, "round"), method, wanted, converged,
+                         (*said, *settings.left_out))
 
 
 def default_parts(observations: Observations, method: str) -> dict[str, tuple[str, ...]]:
@@ -235,37 +244,37 @@ def _check(problem: Problem, method: str, prior_weight: float, block_years: int 
 # ------------------------------------------------------------------------------------------------------------ by likelihood
 
 
-def _marginal(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
+def _marginal(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> Found:
     run, columns = tangents(problem, z)
     departures = {name: stream.values - run[name] + jnp.tensordot(z, columns[name], 1) for name, stream in problem.observations.items()}
-    terms = [Terms(problem.observations, _observed(problem.observations, departures), columns)]
-    return _with_widths(*most_likely(settings.vector, before, terms, settings.prior_weight), settings)
+    terms = [Terms(problem.observations, _observed(problem.observations, departures), columns, {})]
+    return _with_widths(most_likely(settings.vector, before, terms, settings.prior_weight), settings)
 
 
 def _observed(observations: Observations, departures: Mapping[str, Array]) -> dict[str, Array]:
     return {name: jnp.where(stream.mask, departures[name], 0.0) for name, stream in observations.items()}
 
 
-def _scored(terms: Sequence[Terms], before: np.ndarray, settings: _Settings) -> _Found:
+def _scored(terms: Sequence[Terms], before: np.ndarray, settings: _Settings) -> Found:
     """Standard deviations by the score of single days, for which memory does not matter; then the memory by the joint density."""
     memory = np.concatenate([np.full(int(np.prod(shape)), part == "days") for _, part, shape in settings.vector.entries])
-    values, curvature = most_likely(settings.vector, before, terms, settings.prior_weight, density=log_score, free=~memory)
+    found = most_likely(settings.vector, before, terms, settings.prior_weight, density=log_score, free=~memory)
     if memory.any():
-        values, of_memory = most_likely(settings.vector, values, terms, settings.prior_weight, free=memory)
-        curvature = curvature + of_memory
-    return _with_widths(values, curvature, settings)
+        later = most_likely(settings.vector, found.values, terms, settings.prior_weight, free=memory)
+        found = Fitted(later.values, found.curvature + later.curvature, found.unfinished or later.unfinished)
+    return _with_widths(found, settings)
 
 
-def _with_widths(values: np.ndarray, curvature: np.ndarray, settings: _Settings) -> _Found:
-    eigenvalues, vectors = np.linalg.eigh(curvature)
+def _with_widths(found: Fitted, settings: _Settings) -> Found:
+    eigenvalues, vectors = np.linalg.eigh(found.curvature)
     # At a bound of the search the curvature may not be positive: no standard error there.
     inverse = (vectors / np.where(eigenvalues > 0, eigenvalues, np.nan)) @ vectors.T
     variance = np.diag(inverse)
     errors = np.sqrt(np.where(variance > 0, variance, np.nan))
-    return _Found(values, errors, settings.prior_weight * variance / settings.vector.spread**2, {})
+    return Found(found.values, errors, settings.prior_weight * variance / settings.vector.spread**2, {}, found.unfinished)
 
 
-def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
+def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> Found:
     terms, squares = [], dict.fromkeys(settings.parts, 0.0)
     blocks = blocks_of_years(problem.observations, settings.block_years)
     for block, years in enumerate(blocks):
@@ -277,7 +286,8 @@ def _cross_validation(problem: Problem, z: Array, before: np.ndarray, settings: 
         run, columns = tangents(problem, there)
         root = posterior_root(kept, columns)
         departures = _observed(left, {name: stream.values - run[name] for name, stream in left.items()})
-        terms.append(Terms(left, departures, {name: jnp.tensordot(root.T, each, 1) for name, each in columns.items()}))
+        days = counting(settings.vector.observations(left, jnp.asarray(before)))
+        terms.append(Terms(left, departures, {name: jnp.tensordot(root.T, each, 1) for name, each in columns.items()}, days))
         squares = {name: value + np.asarray(jnp.sum(departures[name] ** 2, axis=1)) for name, value in squares.items()}
     counts = {name: np.asarray(jnp.sum(problem.observations[name].mask, axis=1)) for name in squares}
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -315,12 +325,12 @@ def blocks_of_years(observations: Observations, block_years: int | None = None) 
 # --------------------------------------------------------------------------------------------------------------- by moments
 
 
-def _desroziers(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
+def _desroziers(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> Found:
     background, analysis = (_residuals(problem, at) for at in (jnp.zeros_like(z), z))
     return _by_moments(problem, analysis, background, dict.fromkeys(settings.parts, 1.0), settings)
 
 
-def _from_residuals(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> _Found:
+def _from_residuals(problem: Problem, z: Array, before: np.ndarray, settings: _Settings, number: int) -> Found:
     residuals = _residuals(problem, z)
     counts = {name: int(problem.observations[name].count) for name in settings.parts}
     signal = _signal(problem, z)
@@ -347,7 +357,7 @@ def _residuals(problem: Problem, z: Array) -> dict[str, np.ndarray]:
     return {name: np.asarray(jnp.where(stream.mask, stream.values - run[name], 0.0)) for name, stream in problem.observations.items()}
 
 
-def _by_moments(problem: Problem, left, right, factors: Mapping[str, float], settings: _Settings) -> _Found:
+def _by_moments(problem: Problem, left, right, factors: Mapping[str, float], settings: _Settings) -> Found:
     found = {name: moments(problem.observations[name], left[name], right[name], factors[name], parts, settings.prior_weight)
              for name, parts in settings.parts.items()}
     pieces, errors = [], []
@@ -362,84 +372,7 @@ def _by_moments(problem: Problem, left, right, factors: Mapping[str, float], set
         "unseen": (("stream", "site"), np.stack([each.negative for each in found.values()])),
         "correlation": (("stream", "other"), common_correlation(streams, left))}
     values = np.concatenate(pieces)
-    return _Found(values, np.concatenate(errors), np.zeros_like(values), more)
+    return Found(values, np.concatenate(errors), np.zeros_like(values), more)
 
 
 _METHODS = {"marginal": _marginal, "cross-validation": _cross_validation, "desroziers": _desroziers, "residuals": _from_residuals}
-
-
-# ----------------------------------------------------------------------------------------------------------------- reporting
-
-
-def _row(problem: Problem, result: Result, found: _Found, settings: _Settings, change: float, moved: float) -> xr.Dataset:
-    """The table of one round: (stream, site), values and standard errors of the parts in their units."""
-    names, sites = list(settings.parts), list(problem.observations.sites)
-    columns = {name: np.full((len(names), len(sites)), np.nan) for part in PARTS for name in _columns(part)}
-    columns |= {f"{name}_standard_error": array.copy() for name, array in columns.items()}
-    values, errors = (settings.vector.split(vector) for vector in (found.values, found.errors))
-    for (stream, part), value in values.items():
-        error, place = errors[stream, part], names.index(stream)
-        if part == "seasonal":
-            parts = zip(_columns(part), value.T, error.T, strict=True)
-        else:
-            parts = [(part, np.exp(value), np.exp(value) * error)]
-        for name, each, width in parts:
-            columns[name][place], columns[f"{name}_standard_error"][place] = each, width
-    streams = [problem.observations[name] for name in names]
-    run = problem.predict(result.z)
-    columns["number"] = np.stack([np.asarray(stream.mask).sum(axis=1) for stream in streams])
-    columns["effective_number"] = np.stack([np.asarray(stream.effective_number) for stream in streams])
-    columns["model_error"] = np.stack([np.asarray(stream.mean_model_error) for stream in streams])
-    data = {name: (("stream", "site"), array) for name, array in columns.items()} | found.more
-    data["chi_square"] = "stream", [float(problem.observations[name].chi_square(run[name])) for name in names]
-    data |= {"cost": result.cost, "largest_change": change, "moved": moved}
-    coords = {"stream": names, "site": sites, "units": ("stream", [stream.units for stream in streams])}
-    coords |= {"other": names} if "correlation" in data else {}
-    coords |= {"season": list(SEASONS)} if "variance_by_season" in data else {}
-    return xr.Dataset(data, coords)
-
-
-def _columns(part: str) -> tuple[str, ...]:
-    return ("cosine", "sine") if part == "seasonal" else (part,)
-
-
-def _sentences(problem: Problem, found: _Found, settings: _Settings, converged: bool, rounds: int, change: float):
-    """What was found in words, stream by stream."""
-    plural = "" if rounds == 1 else "s"
-    yield f"Errors by {settings.method}, settled in {rounds} round{plural}." if converged else (
-        f"Errors by {settings.method} have not settled in {rounds} round{plural}: in the last one a parameter moved by {change:.0%}. "
-        "J may have kinks or several minima of nearly the same depth; compare the rounds in `table`.")
-    sites = problem.observations.sites
-    leaning = settings.vector.split(found.leaning)
-    for name in settings.parts:
-        stream = problem.observations[name]
-        for site, label in enumerate(sites):
-            number = int(np.asarray(stream.mask)[site].sum())
-            where = f"{name} at {label}" if len(sites) > 1 else name
-            if not number:
-                yield f"{where}: nothing observed, so that its errors are the prior's."
-                continue
-            unseen = "unseen" in found.more and found.more["unseen"][1][list(settings.parts).index(name), site]
-            error = stream.model_error
-            words = f"{where}: model error {float(stream.mean_model_error[site]):.3g} {stream.units}".rstrip()
-            season = float(np.exp(np.hypot(*np.asarray(error.seasonal)[site])))
-            words += f", {season:.2g} times as large in its season" if "seasonal" in settings.parts[name] and not unseen else ""
-            words += f", correlated over {float(error.days[site]):.2g} days" if error.days is not None and not unseen else ""
-            yield f"{words}; {number} values tell as much of a mean as {float(stream.effective_number[site]):.0f} independent ones."
-            share = float(leaning[name, "constant"][site])
-            if share > LEANS:
-                yield f"{where}: {share:.0%} of what is known of the constant is the prior, since there are few independent values."
-            if unseen:
-                yield (f"{where}: no model error is seen, departures are smaller than the measurement error allows; "
-                       "it is set to a hundredth of the residuals.")
-        if "chi_square_left_out" in found.more:
-            yield _years_left_out(name, *(found.more[f"{what}_left_out"][1][:, list(settings.parts).index(name)]
-                                          for what in ("chi_square", "inside")))
-    yield from settings.left_out
-
-
-def _years_left_out(name: str, chi_square: np.ndarray, inside: np.ndarray) -> str:
-    """How well the bands held from one block of years to the next, which is how well they will hold in a new one."""
-    low, high, least, most = (end(array) for array in (chi_square, inside) for end in (np.nanmin, np.nanmax))
-    return (f"{name}: in years that were left out, block by block, chi-square was {low:.2f} to {high:.2f} and the 90 % band held "
-            f"{least:.0%} to {most:.0%} of the values; in new years expect as wide a range.")

@@ -30,16 +30,31 @@ SPREADS = {"constant": 1.0, "proportional": 1.0, "seasonal": 0.5, "days": 1.0}
 REACH = 8.0  # standard deviations of the prior within which the search stays
 BAND = 1.6449  # standard deviations that hold 90 % of a Gaussian on either side
 DIFFERENCE = 1e-3  # step of the differences of gradients that give the curvature
+FINISHED = 1e-3  # of logarithms: how far a Newton step from the end of a search may still go
+TANGENTS = 64  # at a time
+LARGEST = 1e9  # bytes of the columns of all streams
 
 Parts = Mapping[str, tuple[str, ...]]
 
 
 class Terms(NamedTuple):
-    """One linear-Gaussian density: what R is of, departures d (site, n_obs) and columns F (n, site, n_obs), by stream."""
+    """One linear-Gaussian density: what R is of, departures d (site, n_obs) and columns F (n, site, n_obs), by stream.
+
+    `counting` (site,), by stream: how much each day counts in `log_score`, from zero to one.
+    """
 
     observations: Observations
-    departures: dict[str, Array]
-    columns: dict[str, Array]
+    departures: Mapping[str, Array]
+    columns: Mapping[str, Array]
+    counting: Mapping[str, Array]
+
+
+class Fitted(NamedTuple):
+    """The vector (k,) that a search ended with, the curvature (k, k) there, and why it is no maximum: empty where it is one."""
+
+    values: np.ndarray
+    curvature: np.ndarray
+    unfinished: str
 
 
 class ErrorVector(eqx.Module):
@@ -141,15 +156,15 @@ def prepared(observations: Observations, parts: Parts, modelled: Mapping[str, Ar
     return observations.with_streams(changed)
 
 
-def log_marginal(observations: Observations, departures: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
+def log_marginal(terms: Terms) -> Array:
     """log N(d; 0, R + F F') without the constant, by the lines at the top; weights of streams multiply their part of it."""
-    n = next(iter(columns.values())).shape[0]
+    n = next(iter(terms.columns.values())).shape[0]
     matrix, vector, total = jnp.eye(n), jnp.zeros(n), 0.0
-    for name, stream in observations.items():
+    for name, stream in terms.observations.items():
         def white(error, stream=stream):
             return stream.residuals(stream.values - error).ravel()
 
-        w, V = white(departures[name]), jax.vmap(white)(columns[name])
+        w, V = white(terms.departures[name]), jax.vmap(white)(terms.columns[name])
         matrix, vector = matrix + V @ V.T, vector + V @ w
         total = total - 0.5 * jnp.sum(stream.weight * stream.log_determinant) - 0.5 * jnp.sum(w**2)
     root = jnp.linalg.cholesky(matrix)
@@ -157,18 +172,23 @@ def log_marginal(observations: Observations, departures: Mapping[str, Array], co
     return total - jnp.sum(jnp.log(jnp.diag(root))) + 0.5 * jnp.sum(solved**2)
 
 
-def log_score(observations: Observations, departures: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
+def log_score(terms: Terms) -> Array:
     """Sum of log N(d_i; 0, sigma_i^2 + s_i^2 + (F F')_ii), day by day, without the constant: how good the predicted bands were.
 
-    The logarithmic score (Gneiting and Raftery 2007, JASA 102, 359). Days with memory count as many times as there are independent ones,
-    so that its curvature does not promise too much.
+    The logarithmic score (Gneiting and Raftery 2007, JASA 102, 359). Each day counts by `terms.counting`, see `counting`.
     """
-    total = 0.0
-    for name, stream in observations.items():
-        scores = jnp.sum(day_scores(stream, departures[name], columns[name]), axis=1)
-        number = jnp.maximum(jnp.sum(stream.mask, axis=1), 1)
-        total = total + jnp.sum(stream.weight * scores * jax.lax.stop_gradient(stream.effective_number) / number)
-    return total
+    return sum(jnp.sum((stream.weight * terms.counting[name])[:, None] * day_scores(stream, terms.departures[name], terms.columns[name]))
+               for name, stream in terms.observations.items())
+
+
+def counting(observations: Observations) -> dict[str, Array]:
+    """How much each day counts in the score of single days, (site,) by stream: all together as many as there are independent ones.
+
+    With this factor the curvature of the score says how well a standard deviation is known (Pauli, Racugno and Ventura 2011, Statistica
+    Sinica 21, 149), instead of promising too much. It is found once, by the errors that a search starts from: were it to change
+    with those that are searched for, the memory that makes days count least would seem the best.
+    """
+    return {name: stream.effective_squares / jnp.maximum(jnp.sum(stream.mask, axis=1), 1) for name, stream in observations.items()}
 
 
 def day_variances(stream: Stream, columns: Array) -> Array:
@@ -191,7 +211,7 @@ def judged(stream: Stream, departures: Array, columns: Array) -> tuple[float, fl
 @eqx.filter_jit
 def _value_and_gradient(vector: ErrorVector, values: Array, terms: Terms, density: Callable[..., Array]):
     def value(values):
-        return density(vector.observations(terms.observations, values), terms.departures, terms.columns)
+        return density(terms._replace(observations=vector.observations(terms.observations, values)))
 
     return jax.value_and_grad(value)(values)
 
@@ -199,10 +219,11 @@ def _value_and_gradient(vector: ErrorVector, values: Array, terms: Terms, densit
 def most_likely(
     vector: ErrorVector, start: np.ndarray, terms: Sequence[Terms], prior_weight: float, *, density: Callable[..., Array] = log_marginal,
     free: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Fitted:
     """The vector (k,) that maximises the sum of the densities and of `prior_weight` times the log prior, and the curvature (k, k) there.
 
-    `free` (k,): which of its entries may move. By L-BFGS-B with exact gradients; the curvature is made of differences of them.
+    `free` (k,): which of its entries may move. By L-BFGS-B with exact gradients; the curvature is made of differences of them. Whether it
+    is a maximum is judged by the gradient, whatever the search says of itself: a Newton step from there goes nowhere.
     """
     free = np.ones(start.size, bool) if free is None else free
     reach = REACH * vector.spread
@@ -222,8 +243,18 @@ def most_likely(
                      options={"maxiter": 200, "ftol": 1e-12, "gtol": 1e-6})
     values, curvature = start.copy(), np.full((start.size, start.size), 0.0)
     values[free] = found.x
-    curvature[np.ix_(free, free)] = _curvature(lambda moved: objective(moved)[1], found.x)
-    return values, curvature
+    block = curvature[np.ix_(free, free)] = _curvature(lambda moved: objective(moved)[1], found.x)
+    return Fitted(values, curvature, _unfinished(found, block, bounds))
+
+
+def _unfinished(found, curvature: np.ndarray, bounds: np.ndarray) -> str:
+    """Why the end of a search is no maximum, in words; empty where it is one, or one on a bound."""
+    # What points out of the bounds does not count.
+    inward = np.clip(found.x - found.jac, *bounds.T) - found.x
+    left = float(np.max(np.abs(inward) / np.maximum(np.diag(curvature), 1.0), initial=0.0))
+    if left <= FINISHED:
+        return ""
+    return f"the search ended after {found.nit} steps ({found.message}) where a Newton step would still move a parameter by {left:.2g}"
 
 
 def _curvature(gradient: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> np.ndarray:
@@ -232,15 +263,29 @@ def _curvature(gradient: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> 
     return 0.5 * (rows + rows.T)
 
 
-@eqx.filter_jit
 def tangents(problem, z: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The run at z (n,), and its derivative (n, site, n_obs), by stream; zero where nothing was observed."""
-    def along(direction):
-        return jax.jvp(problem.predict, (z,), (direction,))
+    """The run at z (n,), and its derivative (n, site, n_obs), by stream; zero where nothing was observed. In batches of tangents.
 
-    run, columns = jax.vmap(along, out_axes=(None, 0))(jnp.eye(z.size, dtype=z.dtype))
+    Raises ValueError where the derivative would not fit in memory.
+    """
+    size = sum(stream.values.size * stream.values.dtype.itemsize for _, stream in problem.observations.items()) * z.size
+    if size > LARGEST:
+        raise ValueError(complain(
+            f"derivatives of all observed values by all parameters in {LARGEST / 1e9:.1f} GB, which the errors are found with",
+            f"{z.size} parameters: {size / 1e9:.1f} GB",
+            'method="desroziers", which needs runs alone, or the errors of a problem with fewer sites, handed on by estimate.applied'))
+    return _tangents(problem, z)
+
+
+@eqx.filter_jit
+def _tangents(problem, z: Array) -> tuple[dict[str, Array], dict[str, Array]]:
     masks = {name: stream.mask for name, stream in problem.observations.items()}
-    return run, {name: jnp.where(masks[name], column, 0.0) for name, column in columns.items()}
+
+    def along(direction):
+        columns = jax.jvp(problem.predict, (z,), (direction,))[1]
+        return {name: jnp.where(masks[name], column, 0.0) for name, column in columns.items()}
+
+    return problem.predict(z), jax.lax.map(along, jnp.eye(z.size, dtype=z.dtype), batch_size=TANGENTS)
 
 
 @eqx.filter_jit

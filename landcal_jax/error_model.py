@@ -183,6 +183,31 @@ class Chain(eqx.Module):
                 jnp.where(self.linked, -jnp.expm1(-2.0 * self.gap / days), 1.0))
 
 
+def squared_correlations(share: Array, decay: tuple[Array, Array], mask: Array) -> Array:
+    """Sum of the squares of all entries of the correlation matrix of errors, (site,), of which `share` (site, n_obs) of the variance has
+    memory: C_ij^2 = share_i share_j rho_ij^2 beside the diagonal of ones. In O(n)."""
+    rho, _ = decay
+
+    def after(known, now):
+        share, rho2, observed = now
+        ahead = rho2 * known
+        return jnp.where(observed, ahead + share, known), share * ahead
+
+    share = jnp.where(mask, share, 0.0)
+    return jnp.sum(mask, axis=1) + 2.0 * jnp.sum(_along(after, (share, rho**2, mask)), axis=1)
+
+
+def correlated_sums(deviation: Array, rho: Array) -> Array:
+    """What each error (site, n) adds to the variance of the sum of those before it and itself: s_i^2 + 2 s_i rho_i a_(i-1),
+    a_i = s_i + rho_i a_(i-1), where rho_i is its correlation with the one before it, zero where a sum begins."""
+    def after(before, now):
+        s, rho = now
+        ahead = rho * before
+        return s + ahead, s * (s + 2.0 * ahead)
+
+    return _along(after, (deviation, rho))
+
+
 class Whitening(eqx.Module):
     """L^-1 with L L' = R for R = diag(white^2) + diag(s) C diag(s), by a Kalman filter; arrays (site, n_obs).
 

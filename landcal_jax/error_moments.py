@@ -19,7 +19,12 @@ from landcal_jax.observations import Stream
 
 MOMENT_PARTS = ("constant", "seasonal", "days")
 SEASONS = ("DJF", "MAM", "JJA", "SON")
-LAGS = np.arange(1, 31)  # days
+LAGS = 30
+"""Steps of a stream up to which every lag is looked at, and days up to which those further apart are."""
+FURTHER = 20  # lags between these two, evenly spaced in their logarithm
+SHORTEST, LONGEST = 0.05, 1000.0  # memories that are looked for, in steps
+COMMON = 0.1
+"""Share of the distances between neighbours that makes one of them the step of a stream; without such the median is."""
 LEAST = 0.01
 """The smallest model error that is set, as a share of the root mean square residual: zero has no logarithm."""
 LEAST_OF_SIGMA = 1e-3
@@ -55,7 +60,7 @@ def moments(stream: Stream, left: np.ndarray, right: np.ndarray, factor: float, 
     season = None if stream.minutes is None else _season(stream)
     floor = max(LEAST * np.sqrt(np.mean(left[mask] ** 2)), LEAST_OF_SIGMA * np.sqrt(np.mean(sigma[mask] ** 2)))
     pooled = np.sqrt(max(np.mean(excess[mask]), floor**2))
-    numbers = np.maximum(np.asarray(stream.effective_number), 1.0)
+    numbers = np.maximum(np.asarray(stream.effective_squares), 1.0)
     variance, negative, error = np.full(sites, np.nan), np.zeros(sites, bool), np.full(sites, np.nan)
     by_season, seasonal = np.full((sites, 4), np.nan), np.zeros((sites, 2))
     constant, days = np.full(sites, pooled), np.full(sites, STARTS["days"])
@@ -74,7 +79,7 @@ def moments(stream: Stream, left: np.ndarray, right: np.ndarray, factor: float, 
             constant[site], seasonal[site] = _seasons(excess[site], phase[site], groups, constant[site], floor, numbers[site], prior_weight)
     if "days" in parts:
         scale = constant[:, None] * (1.0 if phase is None else np.exp(seasonal[:, :1] * np.cos(phase) + seasonal[:, 1:] * np.sin(phase)))
-        for site in np.flatnonzero(~negative):
+        for site in np.flatnonzero(~negative & mask.any(axis=1)):
             days[site] = _memory(stream, site, factor * left / scale, right / scale, prior_weight)
     return Moments(variance, by_season, constant, seasonal, days, error, negative)
 
@@ -103,20 +108,39 @@ def _seasons(excess, phase, groups, constant, floor, number, prior_weight) -> tu
     return constant / np.sqrt(np.mean(shape**2)), solved[1:]
 
 
-def lagged(stream: Stream, site: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of left_i right_j over pairs of observed values a lag of `LAGS` days apart, and the number of pairs (lag,)."""
+def step_of(minutes: np.ndarray) -> float:
+    """The step of times (value,) in order, in minutes: the commonest distance between neighbours if a tenth have it, or their median."""
+    apart = np.diff(minutes)
+    found, counts = np.unique(apart[apart > 0], return_counts=True)
+    if not found.size:
+        return 1440.0
+    return float(found[np.argmax(counts)] if counts.max() >= COMMON * apart.size else np.median(apart))
+
+
+def lags_of(step: float) -> np.ndarray:
+    """Lags to look at, in steps of so many minutes: each of the first `LAGS`, and some of those up to so many days."""
+    longest = max(LAGS, round(LAGS * 1440.0 / step))
+    return np.unique(np.concatenate([np.arange(1, LAGS + 1), np.round(np.geomspace(LAGS, longest, FURTHER)).astype(int)]))
+
+
+def lagged(stream: Stream, site: int, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lags (lag,) in days, the mean of left_i right_j over pairs of observed values so far apart, and the number of pairs.
+
+    Times are rounded to steps of the stream at the site, and lags are those of `lags_of` its step.
+    """
     there = np.asarray(stream.mask)[site]
-    minutes = np.asarray(stream.minutes)[site][there]
+    minutes = np.asarray(stream.minutes)[site][there].astype(float)
     left, right = left[site][there], right[site][there]
-    days = np.floor((minutes - minutes.min()) / 1440.0).astype(int) if minutes.size else np.zeros(0, int)
-    length = (days.max() if days.size else 0) + LAGS[-1] + 1
-    sums = [np.bincount(days, each, length) for each in (left, right)]
-    count = np.bincount(days, minlength=length)
-    products, pairs = np.zeros(LAGS.size), np.zeros(LAGS.size)
-    for place, lag in enumerate(LAGS):
+    step = step_of(minutes)
+    lags, places = lags_of(step), np.round((minutes - minutes[0]) / step).astype(int)
+    length = places[-1] + lags[-1] + 1
+    sums = [np.bincount(places, each, length) for each in (left, right)]
+    count = np.bincount(places, minlength=length)
+    products, pairs = np.zeros(lags.size), np.zeros(lags.size)
+    for place, lag in enumerate(lags):
         products[place] = np.sum(sums[0][lag:] * sums[1][:-lag] + sums[1][lag:] * sums[0][:-lag])
         pairs[place] = 2 * np.sum(count[lag:] * count[:-lag])
-    return np.where(pairs > 0, products / np.maximum(pairs, 1), 0.0), 0.5 * pairs
+    return lags * step / 1440.0, np.where(pairs > 0, products / np.maximum(pairs, 1), 0.0), 0.5 * pairs
 
 
 def _memory(stream: Stream, site: int, left: np.ndarray, right: np.ndarray, prior_weight: float) -> float:
@@ -124,14 +148,15 @@ def _memory(stream: Stream, site: int, left: np.ndarray, right: np.ndarray, prio
 
     Measurement errors, which are independent, have no part in products at a lag.
     """
-    products, pairs = lagged(stream, site, left, right)
+    lags, products, pairs = lagged(stream, site, left, right)
     middle = np.log(STARTS["days"])
 
     def misfit(log_days: float) -> float:
-        departure = products - np.exp(-LAGS / np.exp(log_days))
+        departure = products - np.exp(-lags / np.exp(log_days))
         return float(np.sum(pairs * departure**2) + prior_weight * ((log_days - middle) / SPREADS["days"]) ** 2)
 
-    return float(np.exp(minimize_scalar(misfit, bounds=(np.log(0.05), np.log(1000.0)), method="bounded", options={"xatol": 1e-10}).x))
+    bounds = np.log(SHORTEST * lags[0]), np.log(LONGEST * lags[0])
+    return float(np.exp(minimize_scalar(misfit, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x))
 
 
 def common_correlation(streams: dict[str, Stream], residuals: dict[str, np.ndarray]) -> np.ndarray:

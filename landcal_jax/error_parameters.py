@@ -12,13 +12,16 @@ import numpy as np
 from jax import Array
 
 from landcal_jax.error_model import ModelError
+from landcal_jax.error_transfer import same_axis
 from landcal_jax.errors import complain
 from landcal_jax.model import Theta
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import Parameter, ParameterSpace
 
-SHARE_OF_SIGMA = 0.5
-"""Where a constant that is zero starts, as a share of the median measurement error of its stream."""
+SPREAD = {"constant": 1.5, "proportional": 1.0, "days": 1.0}
+"""Standard deviations of the log-normal priors, of logarithms. That of a constant is wide, since it is about residuals before a fit."""
+LEAST_OF_SIGMA = 0.1
+"""The least constant that the prior is about, as a share of the measurement error: zero has no logarithm."""
 PARTS = {
     "constant": ("model_error",), "proportional": ("proportional_error",), "days": ("error_days",),
     "seasonal": ("error_cosine", "error_sine")}
@@ -64,14 +67,10 @@ class ErrorParameters(eqx.Module):
                 continue
             now, there = changed.get(stream, observations[stream]), like[stream]
             names = [part] if getattr(now.model_error, part) is None else []
-            if part == "proportional" and now.model_error.level is None and _same_axis(now, there):
+            if part == "proportional" and now.model_error.level is None and same_axis(now, there):
                 names.append("level")
             changed[stream] = now.with_model_error(_replaced(now.model_error, {name: getattr(there.model_error, name) for name in names}))
         return observations.with_streams(changed)
-
-
-def _same_axis(one: Stream, other: Stream) -> bool:
-    return one.values.shape == other.values.shape and bool(eqx.tree_equal(one.operator, other.operator))
 
 
 def _replaced(error: ModelError, fields: Mapping[str, Array | None]) -> ModelError:
@@ -126,7 +125,9 @@ def _started(name: str, stream: Stream, parts: Sequence[str], run: Callable[[], 
                                   f'pass time= to Stream, or {{"{name}": ["constant"]}}'))
     error, fields = stream.model_error, {}
     if "constant" in parts:
-        fields["constant"] = jnp.where(error.constant > 0, error.constant, SHARE_OF_SIGMA * jnp.median(stream.sigma))
+        fields["constant"] = error.constant
+        if bool(jnp.any(error.constant <= 0)):
+            fields["constant"] = jnp.where(error.constant > 0, error.constant, _beyond_sigma(stream, _finite(name, stream, run()[name])))
     if "proportional" in parts:
         share = jnp.zeros_like(error.constant) if error.proportional is None else error.proportional
         fields["proportional"] = jnp.where(share > 0, share, 0.1)
@@ -137,17 +138,23 @@ def _started(name: str, stream: Stream, parts: Sequence[str], run: Callable[[], 
     return stream.with_model_error(_replaced(error, fields))
 
 
+def _beyond_sigma(stream: Stream, modelled: Array) -> Array:
+    """What the mean square residual of all sites has beyond the measurement error, as a standard deviation; never zero."""
+    square, measured = (jnp.mean(part**2, where=stream.mask) for part in (stream.values - modelled, stream.sigma))
+    return jnp.sqrt(jnp.maximum(square - measured, LEAST_OF_SIGMA**2 * measured))
+
+
 def _finite(name: str, stream: Stream, modelled: Array) -> Array:
     lost = int(jnp.sum(stream.mask & ~jnp.isfinite(modelled)))
     if lost:
-        raise ValueError(complain(f"a finite run of {name} at the default parameters, for its error to grow with",
+        raise ValueError(complain(f"a finite run of {name} at the default parameters, by which the priors of its errors are set",
                                   f"{lost} values that are not finite",
                                   f'stream.with_model_error(error.at(problem.predict(z)["{name}"])) at another z before'))
     return modelled
 
 
 def _parameters(name: str, stream: Stream, part: str, by_site: bool) -> Iterator[tuple[str, Parameter]]:
-    """Priors: log-normal by a factor of e about the start; normal by half the log for a season."""
+    """Priors: log-normal about the start, by factors of exp(`SPREAD`); normal by half the log for a season."""
     units = {"constant": stream.units or "1", "days": "d"}.get(part, "1")
     about = {
         "constant": "model error (standard deviation)", "proportional": "model error as a share of the flux",
@@ -156,5 +163,5 @@ def _parameters(name: str, stream: Stream, part: str, by_site: bool) -> Iterator
     start = start if by_site else np.exp(np.log(start).mean()) if part != "seasonal" else start.mean(axis=0)
     for place, ending in enumerate(PARTS[part]):
         kind = {"dims": "site" if by_site else (), "units": units, "description": f"{name}: {about}"}
-        prior = Parameter.normal(start[..., place], 0.5, **kind) if part == "seasonal" else Parameter.log_normal(start, 1.0, **kind)
-        yield f"{name}_{ending}", prior
+        yield f"{name}_{ending}", (Parameter.normal(start[..., place], 0.5, **kind) if part == "seasonal"
+                                   else Parameter.log_normal(start, SPREAD[part], **kind))

@@ -8,8 +8,9 @@
 
 Each output has its own lengths (one for each input: what does not matter gets a long one), signal, nugget and coefficients b of its
 mean function. b is not a number but integrated out under a flat prior, so that its uncertainty is in the variance (universal kriging;
-Santner, Williams & Notz 2018, The Design and Analysis of Computer Experiments, section 4.1). How hyperparameters are found stands in
-`landcal_jax.gp_fitting`. Kernels are those of tinygp. Everything is in float64: call `landcal_jax.configure()` first.
+Santner, Williams & Notz 2018, The Design and Analysis of Computer Experiments, section 4.1). How hyperparameters are found, and how
+their own uncertainty widens the signal so that intervals hold what they promise, stands in `landcal_jax.gp_fitting`. Kernels are
+those of tinygp. Everything is in float64: call `landcal_jax.configure()` first.
 """
 
 import dataclasses
@@ -105,6 +106,7 @@ class GaussianProcesses(eqx.Module):
         arrays = _standardised(x, y, _noise_of(noise, y.shape), x_scale, y_scale)
         found, log_posterior = gp_fitting.search(
             KERNELS[kernel], mean, *arrays, key_of(key), fit_nugget=noise is None, searches=searches)
+        found = gp_fitting.widened(KERNELS[kernel], mean, found, *arrays, fit_nugget=noise is None)
         processes = _conditioned(found, log_posterior, arrays, x_scale, y_scale, kernel, mean)
         lost = ~np.isfinite(np.asarray(processes.factors.weights)).all(axis=1) | ~np.isfinite(np.asarray(log_posterior))
         if lost.any():
@@ -156,7 +158,7 @@ class GaussianProcesses(eqx.Module):
 
     @property
     def signal(self) -> Array:
-        """Standard deviation (k,) of what the mean function leaves, in units of y."""
+        """Standard deviation (k,) of what the mean function leaves, in units of y; widened by what is unknown of the hyperparameters."""
         return jnp.sqrt(self.hyperparameters.signal) * self.y_scale[1]
 
     @property

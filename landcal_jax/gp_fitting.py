@@ -3,14 +3,20 @@
     y = H b + f(x) + e,    f ~ GP(0, s^2 c(x, x'; lengths)),    e ~ N(0, nugget s^2 + noise)
 
 The coefficients b of the mean function have a flat prior and are integrated out (restricted likelihood; Santner, Williams & Notz
-2018, section 3.3). Lengths and nugget have the jointly robust prior of Gu (2019, Bayesian Analysis 14, 857), with the
-constants of his package RobustGaSP:
+2018, section 3.3). Inverse lengths and nugget have the jointly robust prior of Gu (2019, Bayesian Analysis 14, 857;
+arXiv:1804.09329), with the defaults of `rgasp` in his package RobustGaSP (a and b: manual of version 0.6.6; C_l: its R/rgasp.R):
 
     p ~ t^a exp(-b t),    t = sum_l C_l / length_l + nugget,    a = 0.2,  b = N^(-1/n) (a + n),  C_l = N^(-1/n) range_l
 
 It vanishes both where all runs are independent (lengths to zero) and where all are equal (lengths to infinity), the two ends at
-which the likelihood of few runs may be flat (Gu, Wang & Berger 2018, Annals of Statistics 46, 3038), yet leaves a single length free
-to grow: an input without influence. It was derived for products of one-dimensional correlations and serves radial ones as a weak prior.
+which the likelihood of few runs may be flat (Gu, Wang & Berger 2018, Annals of Statistics 46, 3038). It was derived for products
+of one-dimensional correlations and serves radial ones as a weak prior.
+
+The mode is that of the density of the logarithms of the lengths, not of the inverse lengths as in RobustGaSP: there it lies at lengths
+that are too long, by about a half for four inputs and 40 runs, threefold and more for six inputs and 60 runs (100 processes each, drawn
+from the kernel), with mean squares of errors larger by 9 and 19 % and intervals too narrow. A length without influence still grows long.
+
+What the mode does not say, that another mode was nearly as good, widens the signal: see `widening`.
 """
 
 import math
@@ -31,6 +37,8 @@ ROBUST_POWER = 0.2  # a of the jointly robust prior
 LENGTHS, SIGNALS, NUGGETS = (0.03, 200.0), (1e-4, 1e6), (1e-8, 1e2)
 # Where searches begin.
 START_LENGTHS, START_SIGNALS, START_NUGGETS = (0.3, 10.0), (0.1, 10.0), (1e-7, 0.3)
+FARTHEST = 2.0
+"""Standard deviation of the logarithm of a hyperparameter of which the runs say nothing, in what `widening` makes of it."""
 CANDIDATES = 32
 BLOCK = 64
 MOST_TURNS = 250
@@ -135,12 +143,73 @@ restricted.defvjp(_restricted_forward, _restricted_backward)
 
 
 def log_prior(h: Hyperparameters, x: Array, present: Array) -> Array:
-    """Logarithm of the jointly robust prior, up to a constant."""
+    """Logarithm of the jointly robust prior, as a density of the logarithms of the lengths and of the nugget, up to a constant."""
+    rate, shares = _robust(h, x, present)
+    t = jnp.sum(shares) + h.nugget
+    return ROBUST_POWER * jnp.log(t) - rate * t - jnp.sum(jnp.log(h.lengths))
+
+
+def _robust(h: Hyperparameters, x: Array, present: Array) -> tuple[Array, Array]:
+    """b of the jointly robust prior, and C_l / length_l (n,)."""
     n = x.shape[1]
     spacing = jnp.sum(present) ** (-1.0 / n)
     extent = jnp.max(jnp.where(present[:, None], x, -jnp.inf), axis=0) - jnp.min(jnp.where(present[:, None], x, jnp.inf), axis=0)
-    t = jnp.sum(spacing * extent / h.lengths) + h.nugget
-    return ROBUST_POWER * jnp.log(t) - spacing * (ROBUST_POWER + n) * t
+    return spacing * (ROBUST_POWER + n), spacing * extent / h.lengths
+
+
+@partial(jax.jit, static_argnames=("kernel", "mean", "fit_nugget"))
+def widened(kernel, mean: str, h: Hyperparameters, x: Array, y: Array, noise: Array, present: Array, *, fit_nugget: bool):
+    """The hyperparameters of every output with the `widening` of its signal; y and noise (run, k)."""
+    def one(output):
+        h, y, noise = output
+        return h._replace(signal=h.signal * widening(kernel(), mean, h, x, y, noise, present, fit_nugget=fit_nugget))
+
+    return jax.lax.map(one, (h, y.T, noise.T))
+
+
+def widening(kernel: Stationary, mean: str, h: Hyperparameters, x: Array, y: Array, noise: Array, present: Array, *, fit_nugget: bool):
+    """The factor (above one) by which the variance of one output is larger than it would be were its hyperparameters known.
+
+    With m_i and v_i the mean and variance (without given noise) of run i from the others, p the logarithms of the hyperparameters
+    and S their covariance, the inverse of the expected information of the restricted likelihood (Abt 1999, Scandinavian Journal of
+    Statistics 26, 563) and a weak prior, all runs together:
+
+        exp(2 R + V),    R = sum_i m_i' S m_i / sum_i v_i,    V = sum_i v_i |d log v_i|_S^2 / sum_i v_i        (slopes by p)
+
+    R is the mean's share of the error (Zimmerman & Cressie 1992, Annals of the Institute of Statistical Mathematics 44, 27), and
+    counts twice, (1 + R) / (1 - R), since what the search fitted is missing from the residuals by which the signal was measured.
+    V is what comes of a variance that is itself uncertain: for a signal known from n - q contrasts, 2 / (n - q), to first order
+    the variance (n - q) / (n - q - 2) of Student's t.
+
+    Intervals of 95 % at random points held 93.0 to 95.3 % of the values in eight cases, of 200 processes each, drawn from the kernel,
+    with 20 to 120 runs of 1 to 6 inputs; with modes of inverse lengths and without the factor it was 86 to 93 %.
+    """
+    n, squares, H = x.shape[1], differences(x), basis(mean, x, present)
+
+    def covariance_of(p):
+        values = jnp.exp(p)
+        nugget = values[n + 1] if fit_nugget else jnp.zeros((), p.dtype)
+        return covariance(kernel, Hyperparameters(values[:n], values[n], nugget), squares, noise, present)
+
+    p = jnp.log(jnp.concatenate([h.lengths, h.signal[None]] + [h.nugget[None]] * fit_nugget))
+    inverse = inverse_factor(covariance_of(p))
+    B = inverse @ H
+    outside = inverse_factor(B.T @ B) @ B.T @ inverse
+    Q = inverse.T @ inverse - outside.T @ outside
+    QK = jnp.einsum("ij,jkp->pik", Q, jax.jacfwd(covariance_of)(p))
+    diagonal, weights = jnp.diag(Q), Q @ y
+    slope = -jnp.einsum("pij,ji->pi", QK, Q)
+    of_mean = jnp.where(present, (QK @ weights + weights / diagonal * slope) / diagonal, 0.0)
+    of_variance = jnp.where(present, -slope / diagonal**2, 0.0)
+    variance = jnp.where(present, 1.0 / diagonal - noise, 1.0)
+    rate, shares = _robust(h, x, present)
+    curvature = jnp.pad(rate * shares, (0, len(p) - n)) + FARTHEST**-2
+    information = 0.5 * jnp.einsum("pij,qji->pq", QK, QK) + jnp.diag(curvature)
+
+    def size(slopes):
+        return jnp.sum(slopes * jnp.linalg.solve(information, slopes), axis=0)
+
+    return jnp.exp(jnp.sum(2.0 * size(of_mean) + size(of_variance) / variance) / jnp.sum(jnp.where(present, variance, 0.0)))
 
 
 def _box(n: int, fit_nugget: bool, lengths, signals, nuggets) -> tuple[np.ndarray, np.ndarray]:

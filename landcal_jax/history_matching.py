@@ -16,7 +16,12 @@ that fail should be (`landcal_jax.nroy`). So the fraction of the prior that is l
 a space of a millionth of the prior costs no more than a large one. Emulators learn from the runs of their wave and from as many of
 the earlier ones, those that are least implausible.
 
-For a model that runs elsewhere, with nothing but files in between, `History.design` and `History.told` are the two halves of a wave.
+For a model that runs elsewhere, with nothing but files in between, `History.design` and `History.told` are the two halves of a wave, and
+`save` and `resumed` keep what is known between them; runs that are there already are a forward map by `landcal_jax.recorded`:
+
+    z = history.design()                                            # write space.flatten(space.physical(z)) for the cluster
+    history = history.told(z, values)                               # (run, target) as read back, NaN for runs that failed
+    history.save("waves")                                           # next week: History.of(problem).resumed("waves")
 """
 
 import dataclasses
@@ -33,11 +38,12 @@ from jax import Array
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from landcal_jax import checkpoint as checkpoints
-from landcal_jax import history_tables, nroy
+from landcal_jax import history_files, history_tables, nroy
 from landcal_jax import progress as progress_line
 from landcal_jax.emulator import latin_hypercube
 from landcal_jax.errors import complain
+from landcal_jax.gp import MEANS
+from landcal_jax.gp_fitting import basis_size
 from landcal_jax.implausibility import Judge, Targets, judge_of, targets_of, values_of
 from landcal_jax.keys import key_of
 from landcal_jax.members import FailedRuns, region_words, run_members
@@ -57,13 +63,15 @@ Rule = Literal["settled", "certain"]
 @dataclass(frozen=True)
 class Wave:
     """One wave: `z` (run, n) of its design; `values` (run, target) that the model gave, NaN where it failed; `judge`: what its emulators
-    say; `cloud`: points that are uniform in what is left after it; `learned_from`: how many runs the emulators saw; `notes` in words."""
+    say; `cloud`: points that are uniform in what is left after it; `learned_from`: how many runs the emulators saw; `key`: of their fit, as
+    numbers; `notes` in words."""
 
     z: np.ndarray
     values: np.ndarray
     judge: Judge
     cloud: Cloud
     learned_from: int
+    key: np.ndarray
     notes: tuple[str, ...] = ()
 
     @property
@@ -97,9 +105,11 @@ class History:
     ) -> "History":
         """A history without waves; the options are those of `history_match`."""
         targets = targets_of(problem.observations, discrepancy)
-        if cutoff <= 0 or not 0 <= valmax < len(targets.labels):
-            raise ValueError(complain(f"a cutoff above 0 and a valmax of 0 to {len(targets.labels) - 1}, one less than the targets",
-                                      f"cutoff={cutoff:g}, valmax={valmax}", "cutoff=3, valmax=0"))
+        # All that could be refused only after the runs of a wave, which may be days, is refused here.
+        if not cutoff > 0 or not 0 <= valmax < len(targets.labels) or mean not in MEANS or not 0 < least < 1:
+            raise ValueError(complain(
+                f"a cutoff above 0, a valmax of 0 to {len(targets.labels) - 1}, one less than the targets, a mean of {', '.join(MEANS)}, "
+                "least in 0 to 1", f"cutoff={cutoff:g}, valmax={valmax}, mean={mean!r}, least={least:g}", "leave them out"))
         first = nroy.begin(problem.space.size, points=points, key=key)
         return cls(problem, targets, first, float(cutoff), valmax, mean, reuse, least)
 
@@ -178,10 +188,13 @@ class History:
 
         For the first wave a Latin hypercube. Later the points of the present NROY that, with the runs that are there already, represent all
         of it best (least energy distance, one point at a time: Mak and Joseph 2018, Annals of Statistics 46, 2562).
-        Raises ValueError if nothing is left.
+        Raises ValueError if nothing is left, and for fewer runs than the emulators of a first wave, or of one without reuse, can learn from.
         """
         n = self.problem.space.size
         runs = RUNS * n if runs is None else runs
+        if runs < (needed := basis_size(self.mean, n) + 2) and not (self.waves and self.reuse):
+            raise ValueError(complain(f"{needed} runs or more, for emulators with a {self.mean} mean of {n} parameters", f"{runs}",
+                                      "ten for each parameter, or a simpler mean="))
         if not self.waves:
             return np.asarray(latin_hypercube(self.problem, runs, key=key))
         among = self.cloud.draws(min(len(self.cloud.points), max(20 * runs, 1000)), key)
@@ -203,11 +216,30 @@ class History:
                 f"z (run, {self.problem.space.size}) and values (run, {len(self.targets.labels)}) where something is left",
                 f"{z.shape} and {values.shape}, {self.share_words()}", "one row for each run, in the order of history.targets.labels"))
         of_fit, of_walk = jax.random.split(key_of(key))
+        wave = self.learned(z, values, np.asarray(jax.random.key_data(of_fit)))
+        cloud = nroy.shrink(self.cloud, wave.judge.score, self.cutoff, inside=self._inside, key=of_walk, least=self.least)
+        return self.joined(dataclasses.replace(wave, cloud=cloud))
+
+    def learned(self, z: np.ndarray, values: np.ndarray, key: np.ndarray) -> Wave:
+        """What emulators learn from runs at z (run, n) that gave `values` (run, target): a wave that has ruled out nothing yet.
+
+        `key`: numbers of a key of JAX, for their fit.
+        """
         finished = np.isfinite(values).all(axis=1)
-        u, learned = self._lessons(ndtr(z[finished]), values[finished])
-        judge = judge_of(u, learned, self.targets, valmax=self.valmax, mean=self.mean, key=of_fit)
-        cloud = nroy.shrink(self.cloud, judge.score, self.cutoff, inside=self._inside, key=of_walk, least=self.least)
-        return self.joined(Wave(z, values, judge, cloud, len(u), self._notes(z, finished, judge)))
+        u, lessons = self._lessons(ndtr(z[finished]), values[finished])
+        judge = judge_of(u, lessons, self.targets, valmax=self.valmax, mean=self.mean, key=jax.random.wrap_key_data(jnp.asarray(key)))
+        return Wave(z, values, judge, self.cloud, len(u), key, self._notes(z, finished, judge))
+
+    def save(self, folder: str | Path) -> None:
+        """Keep all waves in a folder, one file each; those that are there stay. Raises ValueError for a folder of another history."""
+        history_files.save(self, folder, history_files.belongs_to(self))
+
+    def resumed(self, folder: str | Path) -> "History":
+        """The history with the waves after its own that `save` kept; the same without any.
+
+        Raises ValueError for a folder of another history: other parameters, targets, options or key of `History.of`.
+        """
+        return history_files.waves(self, folder, history_files.belongs_to(self))
 
     def joined(self, wave: Wave) -> "History":
         """The history with this wave at its end, and what it says of going on."""
@@ -261,7 +293,8 @@ def history_match(
 ) -> History:
     """Rule out what the observations of `problem` rule out, in at most `waves` waves of `runs_a_wave` runs (ten for each parameter).
 
-    `cutoff`: the implausibility above which a point is ruled out. `valmax`: how many targets may be above it all the same, at each wave.
+    `cutoff`: the implausibility above which a point is ruled out; of k targets with normal errors the truth itself is above three with a
+    chance of 1 - 0.9973^k, 2 % of 9 and 24 % of 100. `valmax`: how many targets may be above it all the same, at each wave.
     `discrepancy`: stream -> standard deviation of what the model may be wrong by at its best, in units of the stream. `mean`: of the
     emulators, "constant", "linear" or "quadratic". `reuse`: whether they learn from runs of earlier waves too. `points`: how many
     follow what is left, a power of two times eight; more make its fraction more precise. `least`: the fraction of the prior below
@@ -282,14 +315,16 @@ def history_match(
                                   f"waves={waves}, runs_a_wave={runs_a_wave}, stop={stop!r}", "waves=5, and leave the others out"))
     history = History.of(problem, cutoff=cutoff, valmax=valmax, discrepancy=discrepancy, mean=mean, reuse=reuse, points=points,
                          least=least, key=jax.random.fold_in(key, 0))
-    kept = _Folder(folder, history, (runs_a_wave, failed, key))
-    history = kept.resumed(history, waves, lambda number: jax.random.split(jax.random.fold_in(key, number), 2)[1])
+    owner = "" if folder is None else history_files.belongs_to(history, problem, runs_a_wave, failed, key)
+    if folder is not None:
+        history = history_files.waves(history, folder, owner, waves)
     with progress_line.display(progress and problem.speaks, "history matching", "wave", "") as show:
         while len(history.waves) < waves and not ended(history, stop):
             of_design, of_wave = jax.random.split(jax.random.fold_in(key, len(history.waves) + 1), 2)
             ran = run_members(problem, jnp.asarray(history.design(runs_a_wave, of_design)), failed)
             history = history.told(np.asarray(ran.z), ran.predicted, of_wave)
-            kept.save(history)
+            if folder is not None:
+                history_files.save(history, folder, owner)
             show(len(history.waves), waves, {"percent of the prior": 100 * history.fraction})
     return history
 
@@ -314,16 +349,21 @@ def _certain(history: History) -> bool:
 def _status(history: History) -> str:
     """Why there is an end, or that there is none yet, in a sentence."""
     wave = history.waves[-1]
+    unused = [name for name, used in zip(history.targets.labels, wave.judge.used, strict=True) if not used]
     if history.empty:
         least, lowest = f"{wave.cloud.least:.0e}", f"{wave.cloud.lowest:.3g}"
         return (
             f"Structural error: wave {len(history.waves)} rules out everything. Less than {least} of the prior may be left; the least "
             f"implausible point that was seen has {lowest}, above the cutoff {history.cutoff:g}. Nowhere does the model meet all targets "
             "together: a process is missing, an error is too small (discrepancy=), or they are too many (valmax=)")
+    if len(unused) == len(history.targets.labels):
+        return (f"Wave {len(history.waves)} rules out nothing: no emulator learned anything. More runs (runs_a_wave=), fewer free "
+                "parameters (landcal_jax.screened), or targets that parameters move")
     if _certain(history):
         return "Emulators are certain: their variance is below a tenth of that of the targets everywhere in what is left"
     if _settled(history):
-        return f"Settled: two waves in a row ruled out less than {SETTLED:.0%} each"
+        without = f"; nothing was learned of {', '.join(unused)}, which rules out nothing: more runs might" if unused else ""
+        return f"Settled: two waves in a row ruled out less than {SETTLED:.0%} each{without}"
     return "Another wave may rule out more"
 
 
@@ -354,41 +394,3 @@ def spread(among: np.ndarray, number: int, taken: np.ndarray) -> np.ndarray:
         to_taken += distances(x[chosen[-1:]])[:, 0]
     return among[chosen]
 
-
-class _Folder:
-    """The waves on disk, one file each."""
-
-    def __init__(self, folder, history, options):
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = (history.cutoff, history.valmax, history.mean, history.reuse, history.least, history.targets[1:4], *options)
-        self.belongs_to = checkpoints.fingerprint(history.problem, "history matching", history.first.u, *about)
-
-    def _file(self, number: int) -> Path:
-        return self.folder / f"wave_{number:02d}.npz"
-
-    def save(self, history: History) -> None:
-        """Keep the last wave."""
-        if self.folder is not None and history.problem.speaks:
-            wave = history.waves[-1]
-            cloud = wave.cloud
-            state = (wave.z, wave.values, cloud.u, cloud.fractions, np.array([cloud.least, cloud.lowest, cloud.evaluations]))
-            checkpoints.save(self._file(len(history.waves)), self.belongs_to, wave.z.shape, state, len(history.waves), cloud.steps, {})
-
-    def resumed(self, history: History, most: int, key_of_wave) -> History:
-        """The history with the waves that are there; emulators are fitted again, which gives the same bits."""
-        while self.folder is not None and len(history.waves) < most:
-            number = len(history.waves) + 1
-            saved = checkpoints.load(self._file(number), self.belongs_to, shared=history.problem.shared)
-            if saved is None:
-                break
-            z, values, u, fractions, (least, lowest, evaluations) = saved.leaves
-            finished = np.isfinite(values).all(axis=1)
-            inputs, learned = history._lessons(ndtr(z[finished]), values[finished])
-            of_fit, _ = jax.random.split(key_of_wave(number))
-            judge = judge_of(inputs, learned, history.targets, valmax=history.valmax, mean=history.mean, key=of_fit)
-            cloud = Cloud(u, fractions, float(least), float(lowest), int(evaluations), dict(saved.history))
-            history = history.joined(Wave(z, values, judge, cloud, len(inputs), history._notes(z, finished, judge)))
-        return history

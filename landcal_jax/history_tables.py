@@ -54,8 +54,8 @@ def matrix(history: History, *, bins: int = 15, points: int = 8192) -> xr.Datase
     `least_implausibility`, the least of the implausibilities that count (the largest of all waves) among the points in the bin.
 
     Both are (parameter, other, bin, other_bin), symmetric, NaN for a parameter with itself. `edges` (parameter, edge), physical units;
-    bins hold equal shares of the prior, and end at ranks of 1e-9. The least is taken over `points` spread over the prior, a power of
-    two, and all those that the waves left; in bins that none of them lies in it is NaN.
+    bins hold equal shares of the prior of each parameter, and end at ranks of 1e-9. The least is taken over `points` spread over the
+    prior, a power of two, and all those that the waves left; in bins that none of them lies in it is NaN.
     """
     _require(history)
     if points < 2 or points & (points - 1) or bins < 2:
@@ -71,7 +71,7 @@ def matrix(history: History, *, bins: int = 15, points: int = 8192) -> xr.Datase
     for i, j in combinations(range(n), 2):
         np.minimum.at(least[i, j], (places[:, i], places[:, j]), scores)
         np.add.at(density[i, j], (inside[:, i], inside[:, j]), weights)
-        density[i, j] *= history.fraction * bins**2 / max(weights.sum(), 1e-300)
+        density[i, j] *= history.fraction / (max(weights.sum(), 1e-300) * _prior_shares(history, i, j, bins))
         least[j, i], density[j, i] = least[i, j].T, density[i, j].T
     least[~np.isfinite(least)] = density[np.arange(n), np.arange(n)] = np.nan
     dims, labels = ("parameter", "other", "bin", "other_bin"), list(history.problem.space.labels)
@@ -89,21 +89,24 @@ def envelopes(history: History, series: Problem, *, quantiles: Sequence[float] =
 
     `<stream>` (wave, quantile, site, <stream>_obs), `<stream>_observed` (site, <stream>_obs), NaN where nothing was, and `<stream>_time`
     where it has times. Designs are run again; runs that fail are left out, their number is `failed` (wave,).
-    Raises ValueError for a problem with other parameters.
+    Raises ValueError for a problem with other parameters, RuntimeError for a wave in which no run finishes.
     """
     _require(history)
     if series.space.labels != history.problem.space.labels:
         raise ValueError(complain(f"a problem with the parameters {', '.join(history.problem.space.labels)}",
                                   ", ".join(series.space.labels), "the problem that with_metrics was given"))
-    predicted = [series.ensemble(jnp.asarray(wave.z)) for wave in history.waves]
-    variables, failed = {}, np.zeros(len(history.waves), int)
+    predicted = [{name: np.asarray(values, float) for name, values in series.ensemble(jnp.asarray(wave.z)).items()}
+                 for wave in history.waves]
+    masks = {name: np.asarray(stream.mask) for name, stream in series.observations.items()}
+    finished = [np.all([np.isfinite(np.where(mask, runs[name], 0.0)).all(axis=(1, 2)) for name, mask in masks.items()], axis=0)
+                for runs in predicted]
+    if lost := [number for number, good in enumerate(finished, 1) if not good.any()]:
+        raise RuntimeError(complain("runs that finish in every wave", f"none in wave {', '.join(map(str, lost))}"
+                                    f"{series.forward.failure_words()}", "look at the messages of the model"))
+    failed, variables = [int((~good).sum()) for good in finished], {}
     for name, stream in series.observations.items():
-        mask, dims = np.asarray(stream.mask), ("site", f"{name}_obs")
-        runs = [np.where(mask, np.asarray(each[name], float), 0.0) for each in predicted]
-        finished = [np.isfinite(each).all(axis=(1, 2)) for each in runs]
-        failed = np.maximum(failed, [int((~good).sum()) for good in finished])
-        bands = np.array([np.quantile(np.asarray(each[name], float)[good], quantiles, axis=0) for each, good in zip(
-            predicted, finished, strict=True)])
+        mask, dims = masks[name], ("site", f"{name}_obs")
+        bands = np.array([np.quantile(runs[name][good], quantiles, axis=0) for runs, good in zip(predicted, finished, strict=True)])
         variables[name] = (("wave", "quantile", *dims), bands, {"units": stream.units})
         variables[f"{name}_observed"] = (dims, np.where(mask, np.asarray(stream.values), np.nan), {"units": stream.units})
         if stream.time is not None:
@@ -128,6 +131,21 @@ def _bins(history: History, u: np.ndarray, bins: int) -> np.ndarray:
     factor = history.problem.space.factor
     ranks = u if factor is None else ndtr(ndtri(u) @ np.asarray(factor).T)
     return np.minimum((ranks * bins).astype(int), bins - 1)
+
+
+def _prior_shares(history: History, i: int, j: int, bins: int) -> np.ndarray:
+    """The shares of the prior in the bins of two parameters, (bin, bin), which differ where these are correlated."""
+    factor = history.problem.space.factor
+    if factor is None:
+        return np.full((bins, bins), bins**-2.0)
+    factor = np.asarray(factor)
+    r = factor[i] @ factor[j]
+    # Given the first rank the second is normal: its chances, in the mean over each bin of the first (Gauss and Legendre).
+    node, weight = np.polynomial.legendre.leggauss(20)
+    first = ndtri((np.arange(bins)[:, None] + 0.5 * (node + 1.0)) / bins)
+    second = ndtri(np.linspace(0.0, 1.0, bins + 1))
+    chances = ndtr((second - r * first[..., None]) / np.sqrt(1.0 - r**2))
+    return np.einsum("q,iqj->ij", 0.5 * weight / bins, np.diff(chances, axis=-1))
 
 
 def _physical_of_ranks(history: History, ranks: np.ndarray) -> np.ndarray:

@@ -20,10 +20,13 @@ from numpy.typing import ArrayLike
 from landcal_jax.emulator import LEAST
 from landcal_jax.errors import complain
 from landcal_jax.gp import GaussianProcesses
+from landcal_jax.gp_fitting import basis_size
 from landcal_jax.observations import Observations
 
 MOST_TARGETS = 200
 BLOCKS = (2048, 256)  # points that go through the emulators at once
+MOST_FITTED = 160
+"""Runs from which hyperparameters are found, which takes the cube of their number: they are known from fewer runs than predictions need."""
 
 
 class Targets(NamedTuple):
@@ -137,15 +140,24 @@ class Judge:
 def judge_of(u: np.ndarray, values: np.ndarray, targets: Targets, *, valmax: int = 0, mean: str = "linear", key: Array | int = 0) -> Judge:
     """Fit emulators to runs at u (run, n) that gave `values` (run, target), all finite.
 
+    Of more than `MOST_FITTED` runs (and twice the coefficients of the mean) every so manieth is what hyperparameters are found from; all
+    of them are then learned with these.
+
     Those that learned nothing, with a leave-one-out R2 below `emulator.LEAST`, are not used. A target whose values are the same in all
     runs is not used either: nothing can be learned of it there. `mean`: of the Gaussian processes, see `GaussianProcesses.fit`, which
     raises ValueError for too few runs.
     """
-    varies = np.ptp(values, axis=0) > 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-300)
+    most = max(MOST_FITTED, 2 * basis_size(mean, u.shape[1]))
+    first = np.unique(np.linspace(0, len(u) - 1, min(len(u), most)).round().astype(int))
+    rest = np.setdiff1d(np.arange(len(u)), first)
+    varies = np.ptp(values[first], axis=0) > 1e-9 * np.maximum(np.abs(values[first]).max(axis=0), 1e-300)
     r2, inflation = np.zeros(len(targets.labels)), np.ones(len(targets.labels))
     if not varies.any():
         return Judge(targets, None, varies, r2, inflation, valmax)
-    fitted = GaussianProcesses.fit(2.0 * u - 1.0, values[:, varies], mean=mean, key=key)
+    fitted = GaussianProcesses.fit(2.0 * u[first] - 1.0, values[first][:, varies], mean=mean, key=key)
+    if len(rest):
+        fitted = fitted.updated(2.0 * u[rest] - 1.0, values[rest][:, varies])
+    values = np.concatenate([values[first], values[rest]])
     predicted, variance = fitted.leave_one_out()
     square = (values[:, varies] - predicted) ** 2
     r2[varies] = 1.0 - square.mean(axis=0) / values[:, varies].var(axis=0)

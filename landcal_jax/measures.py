@@ -13,10 +13,13 @@ import re
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from landcal_jax.errors import complain
+
+ROUNDING = 1e-20  # variance over mean square that is no more than rounding: the mean of 0.1 is not exactly 0.1
 
 
 class Series(eqx.Module):
@@ -26,7 +29,8 @@ class Series(eqx.Module):
     a function that forgets the mask gives NaN instead of a wrong number; `observed` is NaN throughout where nobody observes the
     series. `sigma`: standard deviation of the observation, model error included. `day_of_year`: 1.0 on 1 January at 00:00, on a calendar
     of 365 days, where 29 February counts as 28 February; so 1 March is day 60 of every year. `year`: calendar year. `days`: since
-    1970-01-01. These three are None where the series has no times. `years`: the first and the last year of all sites.
+    1970-01-01. These three are None where the series has no times. `years`: the first and the last year of all sites. `south`: whether
+    the seasons of the site are those of the south, scalar; None where nobody says so.
     """
 
     modelled: Array
@@ -37,11 +41,16 @@ class Series(eqx.Module):
     year: Array | None = None
     days: Array | None = None
     years: tuple[int, int] | None = eqx.field(static=True, default=None)
+    south: Array | None = None
 
     @property
     def number(self) -> Array:
         """How many values count."""
         return jnp.sum(self.mask)
+
+    def by_hemisphere(self, north: int, south: int) -> Array | int:
+        """`north`, or `south` at a site whose seasons are those of the south."""
+        return north if self.south is None else jnp.where(self.south, south, north)
 
     def require_time(self, what: str) -> None:
         """Raise ValueError if the series has no times, which `what` needs."""
@@ -56,17 +65,61 @@ class Series(eqx.Module):
 
 
 class Measure(eqx.Module):
-    """A function of a `Series` that returns a scalar, with its `name` and `units_of`, from units of the series to its own."""
+    """A function of a `Series` that returns a scalar, with its `name` and `units_of`, from units of the series to its own.
+
+    `circle`: after how much its values begin again, 365 for days of the year; None for others. Raises TypeError for a `function` or
+    `units_of` that cannot be called.
+    """
 
     function: Callable[[Series], Array]
     name: str = eqx.field(static=True)
     units_of: Callable[[str], str] = eqx.field(static=True)
+    circle: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if not (callable(self.function) and callable(self.units_of)):
+            raise TypeError(complain("a function of a Series, and one of its units", f"{self.function!r}, {self.units_of!r}",
+                                     'Measure(lambda series: ..., "name", same_units)'))
 
     def __call__(self, series: Series) -> Array:
         return self.function(series)
 
     def __str__(self) -> str:
         return self.name
+
+
+def name_of(function: Callable) -> str:
+    """What a measure, or a function of your own, is called."""
+    return str(function) if isinstance(function, Measure) else getattr(function, "__name__", type(function).__name__)
+
+
+def scalar_of(function: Callable[[Series], Array], series: Series) -> Array:
+    """The scalar that a measure gives for a series.
+
+    Raises ValueError for a function that returns an array, and TypeError for one that JAX cannot follow.
+    """
+    try:
+        value = jnp.asarray(function(series))
+    except jax.errors.JAXTypeError as error:
+        raise TypeError(complain(
+            f"a measure of operations of JAX from {name_of(function)}", str(error).splitlines()[0],
+            "jax.numpy instead of numpy and scipy, jnp.where instead of `if`, and no float(): values are not known yet when it is compiled",
+        )) from error
+    if value.shape != ():
+        raise ValueError(complain(f"a scalar of the series at one site from {name_of(function)}", f"an array of shape {value.shape}",
+                                  "return one number, such as jnp.mean(series.modelled, where=series.mask)"))
+    return value
+
+
+def around(value: Array, about: Array | float, circle: float) -> Array:
+    """`value` on a circle of this length, as the number within half of it of `about`."""
+    return (value - about + 0.5 * circle) % circle - 0.5 * circle + about
+
+
+def departure(function: Callable[[Series], Array], one: Array, other: Array) -> Array:
+    """What a measure is for one series minus what it is for another, the short way where its values lie on a circle."""
+    circle = function.circle if isinstance(function, Measure) else None
+    return around(one - other, 0.0, circle) if circle else one - other
 
 
 def same_units(units: str) -> str:
@@ -127,7 +180,14 @@ def _moments(series: Series) -> tuple[Array, Array, Array, Array, Array]:
     h, y = _of(series.modelled, series), _of(series.observed, series)
     mean_h, mean_y = average(h, series), average(y, series)
     from_h, from_y = _of(h - mean_h, series), _of(y - mean_y, series)
-    return mean_h, mean_y, *(average(product, series) for product in (from_h**2, from_y**2, from_h * from_y))
+    of_h, of_y = (_variance(away, values, series) for away, values in ((from_h, h), (from_y, y)))
+    return mean_h, mean_y, of_h, of_y, average(from_h * from_y, series)
+
+
+def _variance(away: Array, values: Array, series: Series) -> Array:
+    """Mean square of `away`, zero where that is no more than the rounding errors of a constant."""
+    square = average(away**2, series)
+    return jnp.where(square > ROUNDING * average(values**2, series), square, 0.0 * square)
 
 
 def _rmsd(series: Series) -> Array:

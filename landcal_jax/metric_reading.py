@@ -1,7 +1,7 @@
 """What a metric reads: which values of which series count, with their calendar, known before the model runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from landcal_jax import operators
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
-from landcal_jax.measures import Measure, Series
+from landcal_jax.measures import Measure, Series, around, name_of, scalar_of
 from landcal_jax.operators import AbstractOperator, AbstractSeriesOperator
 from landcal_jax.problem import Problem
 
@@ -29,7 +29,9 @@ class Metric:
     sites); or the name of an output that a `FunctionForward` gives besides. `function`: a measure, or any function of a `Series` that
     returns a scalar by JAX. `units`: those of the metric; without them the measure derives them from those of the stream. `keep`: which
     values count, of those that are observed: a function from times (site, n_obs) to booleans such as `months(6, 7, 8)`, or booleans.
-    `time`: datetimes (n_obs,) or (site, n_obs) of a series that nobody observes, where the model does not know them.
+    `time`: datetimes (n_obs,) or (site, n_obs) of a series that nobody observes, where the model does not know them. `south`: names
+    of sites whose seasons are those of the south: there the windows of `slope` and the years of `yearly` lie half a year later.
+    Raises TypeError for a `function` that cannot be called.
     """
 
     stream: str | AbstractOperator
@@ -37,10 +39,18 @@ class Metric:
     units: str | None = None
     keep: Keep | None = None
     time: ArrayLike | None = None
+    south: Sequence[str] = ()
     description: str = ""
 
+    def __post_init__(self):
+        if not callable(self.function):
+            raise TypeError(complain("a measure, or a function of a Series", f"{self.function!r}",
+                                     'Metric("nee", rmsd), with rmsd of landcal_jax.metrics'))
+        if isinstance(self.south, str):
+            raise TypeError(complain("names of sites in south=", f"{self.south!r}", f"south=[{self.south!r}]"))
+
     def __str__(self) -> str:
-        return self.description or f"{_name(self.function)} of {self.stream}"
+        return self.description or f"{name_of(self.function)} of {self.stream}"
 
 
 class Stock(AbstractSeriesOperator):
@@ -92,7 +102,8 @@ def months(*numbers: int) -> Callable[[np.ndarray], np.ndarray]:
 class Reading(eqx.Module):
     """The series that a metric reads, without its modelled values: arrays (site, n_obs), and what is computed of them.
 
-    `source`: its name; `operator`: what makes it of a model run. `there` (site,): where the metric can be computed.
+    `source`: its name; `operator`: what makes it of a model run. `there` (site,): where the metric can be computed. `target` (site,), NaN
+    where there is none: within half a circle of which values on a circle are given, such as days of the year.
     """
 
     source: str = eqx.field(static=True)
@@ -100,6 +111,7 @@ class Reading(eqx.Module):
     function: Callable[[Series], Array]
     series: Series
     there: Array
+    target: Array
 
     def value(self, modelled: Array, observed: Array | None = None) -> Array:
         """The metric (site, 1) of this modelled series (site, n_obs); NaN where one of the values that count is not finite."""
@@ -107,6 +119,9 @@ class Reading(eqx.Module):
         # Where it cannot be computed its derivative may be NaN, which no mask can stop later.
         modelled = jnp.where(self.there[:, None], modelled, jax.lax.stop_gradient(modelled))
         values = jax.vmap(self._at_site)(self.series, modelled, self.series.observed if observed is None else observed)
+        circle = self.function.circle if isinstance(self.function, Measure) else None
+        if circle:
+            values = jnp.where(jnp.isfinite(self.target), around(values, jnp.nan_to_num(self.target), circle), values)
         return values[:, None]
 
     def _shaped(self, modelled: Array) -> Array:
@@ -120,16 +135,9 @@ class Reading(eqx.Module):
         def counted(values):
             return jnp.where(series.mask, values, jnp.nan)
 
-        value = jnp.asarray(self.function(dataclasses.replace(series, modelled=counted(modelled), observed=counted(observed))))
-        if value.shape != ():
-            raise ValueError(complain(f"a scalar of the series at one site from {_name(self.function)}", f"an array of shape {value.shape}",
-                                      "return one number, such as jnp.mean(series.modelled, where=series.mask)"))
+        value = scalar_of(self.function, dataclasses.replace(series, modelled=counted(modelled), observed=counted(observed)))
         # Comparisons inside a measure make a finite number of NaN.
         return jnp.where(jnp.all(jnp.isfinite(modelled) | ~series.mask), value, jnp.nan)
-
-
-def _name(function: Callable) -> str:
-    return str(function) if isinstance(function, Measure) else getattr(function, "__name__", type(function).__name__)
 
 
 def reading_of(problem: Problem, name: str, metric: Metric) -> Reading:
@@ -141,7 +149,7 @@ def reading_of(problem: Problem, name: str, metric: Metric) -> Reading:
         stream = stream.with_model_error(stream.model_error.completed(stream.values))
         mask = np.asarray(stream.mask)
         series = _series(name, metric, mask, stream.time, np.asarray(stream.values), np.asarray(stream.standard_deviation))
-        return Reading(metric.stream, stream.operator, metric.function, series, jnp.ones(len(mask), bool))
+        return _reading(problem, metric, metric.stream, stream.operator, series, np.ones(len(mask), bool))
     if not isinstance(metric.stream, str | AbstractOperator):
         raise ValueError(complain(f"a stream or an operator for {name}", f"{metric.stream!r}",
                                   'Metric("nee", rmsd) or Metric(Pick("gpp"), mean)'))
@@ -157,7 +165,16 @@ def reading_of(problem: Problem, name: str, metric: Metric) -> Reading:
         time = operators.from_minutes(operators.broadcast_like(operators.to_minutes(time), shape, "time"))
         real = ~np.isnat(time)
     nothing = np.full(shape, np.nan)
-    return Reading(source, operator, metric.function, _series(name, metric, real, time, nothing, nothing), jnp.asarray(real.any(axis=1)))
+    return _reading(problem, metric, source, operator, _series(name, metric, real, time, nothing, nothing), real.any(axis=1))
+
+
+def _reading(problem: Problem, metric: Metric, source: str, operator: AbstractOperator | None, series: Series, there: np.ndarray) -> Reading:
+    sites = problem.observations.sites
+    if unknown := [site for site in metric.south if site not in sites]:
+        raise KeyError(complain(f"sites among {', '.join(sites)} in south=", ", ".join(unknown), "correct the names"))
+    south = jnp.asarray([site in metric.south for site in sites]) if metric.south else None
+    return Reading(source, operator, metric.function, dataclasses.replace(series, south=south), jnp.asarray(there),
+                   jnp.full(len(sites), jnp.nan))
 
 
 def _shape(problem: Problem, source: str, operator: AbstractOperator | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from landcal_jax.errors import complain
-from landcal_jax.measures import Measure
+from landcal_jax.measures import Measure, departure
 from landcal_jax.metric_reading import Metric, Reading
 from landcal_jax.observations import Stream
 from landcal_jax.operators import AbstractSeriesOperator
@@ -41,7 +41,8 @@ def of_observed(readings: Mapping[str, Reading]) -> dict[str, Array]:
 def _departures(stream: Stream, readings: dict[str, Reading], keys: Array) -> dict[str, Array]:
     def one(key):
         noisy = stream.values + draw_errors(stream, key)
-        return {name: (reading.value(stream.values, noisy) - reading.value(noisy, noisy))[:, 0] for name, reading in readings.items()}
+        return {name: departure(reading.function, reading.value(stream.values, noisy), reading.value(noisy, noisy))[:, 0]
+                for name, reading in readings.items()}
 
     return jax.lax.map(one, keys, batch_size=20)
 
@@ -70,6 +71,7 @@ def stream_of(
     target, sigma = (np.array(_at_sites(name, what, values, len(sites)), float)
                      for what, values in (("target", target), ("sigma", sigma)))
     target[~np.asarray(reading.there)] = np.nan
+    reading = eqx.tree_at(lambda one: one.target, reading, jnp.asarray(target))
     return Stream(target[:, None], sigma[:, None], units=units, description=str(metric)), reading
 
 

@@ -18,9 +18,10 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from landcal_jax import operators
-from landcal_jax.error_model import Chain, ModelError, Whitening, check_memory
+from landcal_jax.error_model import Chain, ModelError, Whitening, check_memory, squared_correlations
 from landcal_jax.error_model import ExponentialCorrelation as ExponentialCorrelation
 from landcal_jax.errors import complain
+from landcal_jax.observation_checks import by_site, check_stream
 from landcal_jax.operators import AbstractOperator, AbstractSeriesOperator, Pick
 
 METRICS = ("rmse", "bias", "r", "kge", "chi_square", "n")
@@ -58,14 +59,14 @@ class Stream(eqx.Module):
         observed = observed & ~np.isnan(values) & ~np.isin(values, np.asarray(fill, float))
         sigma = operators.broadcast_like(sigma, values.shape, "sigma").astype(float)
         minutes = None if time is None else operators.broadcast_like(operators.to_minutes(time), values.shape, "time")
-        _check_stream(description or "the stream", values, sigma, observed, minutes)
+        check_stream(description or "the stream", values, sigma, observed, minutes)
         model_error = model_error if isinstance(model_error, ModelError) else ModelError(model_error)
         check_memory(model_error, correlation, minutes)
         self.values = jnp.asarray(np.where(observed, values, 0.0))
         self.sigma = jnp.asarray(np.where(observed, sigma, np.median(sigma[observed])))
         self.mask = jnp.asarray(observed)
         self.model_error = model_error.for_sites(*values.shape)
-        self.weight = _by_site(weight, len(values), "weight")
+        self.weight = by_site(weight, len(values), "weight")
         self.operator, self.correlation, self.units, self.description = operator, correlation, units, description
         self.minutes = None if minutes is None else jnp.asarray(minutes)
         self.chain = None if correlation is None and model_error.days is None else Chain(minutes, observed)
@@ -118,11 +119,30 @@ class Stream(eqx.Module):
 
     @property
     def effective_number(self) -> Array:
-        """How many independent values would tell as much of a common offset, (site,): 1' C^-1 1 with C the correlation of R.
+        """How many independent values with the same variances would tell as much of a common offset, (site,), without the weight.
 
-        The number of values where errors are independent, less where they have memory; without the weight.
+            n (1' R^-1 1) / (1' diag(R)^-1 1)
+
+        The number of values where errors are independent, mostly less where they have memory, and more where errors of different size
+        have one: those that are large tell then what to take off the small ones.
         """
-        return jnp.sum(self._white(jnp.where(self.mask, self.standard_deviation, 0.0)) ** 2, axis=1)
+        ones, white = jnp.where(self.mask, 1.0, 0.0), jnp.where(self.mask, self.standard_deviation, 1.0)
+        alone = jnp.sum((ones / white) ** 2, axis=1)
+        return jnp.sum(ones, axis=1) * jnp.sum(self._white(ones) ** 2, axis=1) / jnp.where(alone > 0, alone, 1.0)
+
+    @property
+    def effective_squares(self) -> Array:
+        """How many independent values would tell as much of the size of the errors, (site,): n^2 / sum of C_ij^2, C the correlation of R.
+
+        By it the mean square of correlated Gaussian errors varies. Between one and the number of values.
+        """
+        if self.chain is None:
+            return jnp.sum(self.mask, axis=1).astype(self.sigma.dtype)
+        whole = self.correlation is not None
+        share = jnp.ones_like(self.sigma) if whole else (self.model_error_deviation / self.standard_deviation) ** 2
+        decay = self.chain.decay(self.correlation.days if whole else self.model_error.days[:, None])
+        number = jnp.sum(self.mask, axis=1)
+        return number**2 / jnp.maximum(squared_correlations(share, decay, self.mask), 1.0)
 
     def chi_square(self, modelled: Array) -> Array:
         """Mean squared whitened residual over all observed values, without the weight; NaN if there are none."""
@@ -154,11 +174,12 @@ class Stream(eqx.Module):
     def with_model_error(self, value: ArrayLike | ModelError) -> "Stream":
         """The same stream with another model error: a `ModelError`, or a constant one, a scalar or one number a site.
 
-        Usable inside jit, except that memory is taken up outside.
+        Usable inside jit, except that memory is taken up outside. Raises ValueError for a constant below zero or not finite.
         """
         if not isinstance(value, ModelError):
-            # Not by its constructor, which looks at numbers.
-            constant = jnp.broadcast_to(jnp.asarray(value, self.sigma.dtype), self.weight.shape)
+            # Not by its constructor, which looks at numbers: inside jit there are none.
+            checked = value if isinstance(value, jax.core.Tracer) else by_site(value, len(self.weight), "model_error")
+            constant = jnp.broadcast_to(jnp.asarray(checked, self.sigma.dtype), self.weight.shape)
             value = eqx.tree_at(lambda error: error.constant, ModelError(), constant)
         value, chain = value.for_sites(*self.values.shape), self.chain
         check_memory(value, self.correlation, self.minutes)
@@ -358,35 +379,6 @@ class Observations(eqx.Module):
             lines.append(f"{branch} {name} [{stream.units or 'no units'}]  {stream.operator or ''}".rstrip())
             lines += [f"{stem}   {line}" for line in _facts(stream, self.sites, part / (sum(expected) or 1.0))]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
-
-
-def _by_site(value: ArrayLike, sites: int, name: str) -> Array:
-    array = np.asarray(value, float)
-    if array.shape not in ((), (sites,)) or not (np.isfinite(array) & (array >= 0)).all():
-        raise ValueError(complain(f"a `{name}` of zero or more: a scalar or one number for each of {sites} sites",
-                                  f"{array.tolist()}", "give a finite standard deviation or weight"))
-    return jnp.asarray(np.broadcast_to(array, (sites,)))
-
-
-def _check_stream(name: str, values: np.ndarray, sigma: np.ndarray, observed: np.ndarray,
-                  minutes: np.ndarray | None) -> None:
-    if values.ndim != 2 or not observed.any():
-        raise ValueError(complain(f"values (site, n_obs) of {name}, some of them observed",
-                                  f"shape {values.shape}, {observed.sum()} observed", "check the mask and fill values"))
-    rules = [(np.isfinite(values), "finite values", "declare fill values with fill="),
-             (np.isfinite(sigma) & (sigma > 0), "a sigma above zero", "mask these values, or give a sigma")]
-    if minutes is not None:
-        gap = np.asarray(Chain(minutes, observed).gap)
-        rules += [(minutes != operators.NO_TIME, "a time", "mask the padding of short sites"),
-                  (gap > 0, "a time after that of the one before", "sort the values and drop duplicates")]
-    for holds, expected, try_ in rules:
-        wrong = observed & ~holds
-        if wrong.any():
-            site, place = np.argwhere(wrong)[0]
-            when = "" if minutes is None else f" ({operators.from_minutes(minutes)[site, place]})"
-            first = f"site {site}, value {place}{when}: {values[site, place]} +- {sigma[site, place]}"
-            raise ValueError(complain(f"{expected} at every observed place of {name}",
-                                      f"{wrong.sum()} without, first at {first}", try_))
 
 
 def _build(spec: StreamSpec, sets: Sequence[xr.Dataset], sites: Sequence[str], axis: np.ndarray,

@@ -16,6 +16,7 @@ SIDE, LABEL, GAP = 0.36, 1.3, 0.25  # inches: a cell, the names of variables, be
 WIDEST = 9.6  # inches
 GRID = "#e6e6e6"
 SIZES = (0.02, 0.1, 0.3)
+LOST = {"marker": "x", "markersize": 7, "color": PRIOR}
 
 
 def scorecard(ds: xr.Dataset, *, full: float = 0.3) -> Figure:
@@ -23,7 +24,8 @@ def scorecard(ds: xr.Dataset, *, full: float = 0.3) -> Figure:
 
     A blue triangle upwards: the experiment has the smaller error; an orange one downwards: the larger. The area grows with the size of
     the normalised difference up to `full`. Filled ones are significant at the level of the Dataset, hollow ones are not; a dot means that
-    there are too few blocks to say, an empty cell that there are no values.
+    there are too few blocks to say, a cross that the measure is undefined for the experiment though not for the reference, an empty
+    cell that there is nothing to compare.
     """
     variable(ds, "difference")
     regions, rows = ([str(label) for label in ds[dim].values] for dim in ("region", "variable"))
@@ -54,6 +56,8 @@ def _heading(ds: xr.Dataset) -> str:
     what = ds["column"].attrs.get("long_name", "column")
     overall, error = (100 * float(ds[name]) for name in ("overall", "overall_error"))
     spread = f" ± {error:.1f}" if np.isfinite(error) else ""
+    if not np.isfinite(overall):
+        return f"{what[:1].upper()}{what[1:]}\n{ds.attrs['score']} against the reference, all cells: not known"
     sign = "+" if overall > 0 else "−" if overall < 0 else ""
     return f"{what[:1].upper()}{what[1:]}\n{ds.attrs['score']} against the reference, all cells: {sign}{abs(overall):.1f}{spread} %"
 
@@ -73,6 +77,8 @@ def _panel(axis: Axes, ds: xr.Dataset, full: float) -> None:
     for (row, column), value in np.ndenumerate(difference):
         if np.isfinite(value):
             axis.plot(column, row, linestyle="none", **_mark(value, significant[row, column], np.isfinite(error[row, column]), full))
+    for row, column in np.argwhere(ds["lost"].transpose("variable", "column").values):
+        axis.plot(column, row, linestyle="none", **LOST)
     axis.set_xlim(-0.5, columns - 0.5)
     axis.set_ylim(rows - 0.5, -0.5)
 
@@ -95,4 +101,6 @@ def _legend(ds: xr.Dataset, full: float) -> list[Line2D]:
                 for size in sorted({*(size for size in SIZES if size < full), full})]
     if not np.isfinite(ds["error"].values[np.isfinite(ds["difference"].values)]).all():
         handles.append(Line2D([], [], linestyle="none", label="too few blocks to say", **_mark(0.1, False, False, full)))
+    if ds["lost"].any():
+        handles.append(Line2D([], [], linestyle="none", label="undefined for the experiment", **LOST))
     return handles

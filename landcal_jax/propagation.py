@@ -17,14 +17,17 @@ from jax import Array
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
+from landcal_jax.carried_errors import Carried, with_carried
 from landcal_jax.covariance import Covariance, LowRankCovariance, root_of, times_root
+from landcal_jax.error_transfer import handed_on, has_error, same_axis
 from landcal_jax.errors import complain
 from landcal_jax.forward import SiteForward
-from landcal_jax.observations import Stream
+from landcal_jax.observations import Observations, Stream
 from landcal_jax.operators import AbstractOperator, Pick
 from landcal_jax.problem import Problem
 
 BATCH = 64  # tangents at a time
+BLOCK = 2_000_000  # numbers of all draws whose quantiles are taken at a time
 Outputs = Sequence[str] | Mapping[str, AbstractOperator | None]
 
 
@@ -67,14 +70,45 @@ def elsewhere(own: Problem, other: Problem, Z: Array) -> Problem:
     return other
 
 
-def with_outputs(problem: Problem, outputs: Outputs) -> Problem:
-    """The problem with streams added that nobody observed: `outputs` of the model, by name on all its steps, or {name: operator}.
+def with_errors_of(own: Problem, other: Problem) -> tuple[Problem, dict[str, str]]:
+    """`other` with the model errors of `own` in streams of the same name that have none, and what is said of them, by stream."""
+    free = () if other.errors is None else other.errors.streams
+    changed, said, mine = {}, {}, own.observations
+    for name, stream in other.observations.items():
+        if name in free or name not in mine.names or has_error(stream.model_error) or not has_error(mine[name].model_error):
+            continue
+        # The same times of another model give another run, with which a share grows.
+        level = own.forward is other.forward and same_axis(mine[name], stream)
+        error, words = handed_on(mine[name], mine.sites, stream, other.observations.sites, level=level)
+        said[name] = words if error is None else "; ".join(filter(None, ("that of the calibrated stream", words)))
+        if error is not None:
+            changed[name] = stream.with_model_error(error)
+    return other.with_observations(other.observations.with_streams(changed)), said
+
+
+def checked_quantiles(quantiles: ArrayLike) -> np.ndarray:
+    """Quantiles (quantile,) between zero and one; ValueError for anything else, such as per cents."""
+    array = np.asarray(quantiles, float)
+    if array.ndim != 1 or not array.size or not ((array > 0) & (array < 1)).all():
+        raise ValueError(complain("a list of quantiles between zero and one", f"{quantiles!r}", "quantiles=(0.05, 0.5, 0.95)"))
+    return array
+
+
+def operators_of(problem: Problem, outputs: Outputs) -> dict[str, AbstractOperator | None]:
+    """Outputs by name with their operators: a name alone is every step of a model with sites."""
+    if isinstance(outputs, str):
+        raise ValueError(complain("a list of names of outputs, or a mapping to operators", f"{outputs!r}", f'outputs=["{outputs}"]'))
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    return {name: Pick(name) if isinstance(problem.forward, SiteForward) else None for name in outputs}
+
+
+def with_outputs(problem: Problem, operators: Mapping[str, AbstractOperator | None]) -> Problem:
+    """The problem with streams added that nobody observed, outputs of the model by their operators, see `operators_of`.
 
     Raises ValueError for a name that a stream has, or that the model does not know.
     """
-    named = isinstance(outputs, Mapping)
     stepwise = isinstance(problem.forward, SiteForward)
-    operators = dict(outputs) if named else {name: Pick(name) if stepwise else None for name in outputs}
     taken = [name for name in operators if name in problem.observations.names]
     if taken:
         raise ValueError(complain(
@@ -97,51 +131,91 @@ def with_outputs(problem: Problem, outputs: Outputs) -> Problem:
 # ------------------------------------------------------------------------------------------------------------- propagation
 
 
-def linear_bands(problem: Problem, centre: Array, covariance: Covariance, quantiles: ArrayLike) -> dict[str, Bands]:
-    """Bands of a Gaussian by stream: H B' H' by tangents, or by runs for a model without. Error parameters are those of the centre."""
+def linear_bands(
+    problem: Problem, centre: Array, covariance: Covariance, quantiles: ArrayLike, ways: Mapping[str, Carried],
+) -> dict[str, Bands]:
+    """Bands of a Gaussian by stream: H B' H' by tangents, or by runs for a model without. Error parameters are those of the centre.
+
+    `ways`: outputs into which the model error of a stream comes.
+    """
     steps, bands = ndtri(np.asarray(quantiles))[:, None, None], {}
     middle, variance, failed = (_by_tangents if problem.has_tangent else _by_runs)(problem, centre, covariance)
-    for name, stream in problem.observations_at(problem.theta(centre)).items():
-        mean, squares = np.asarray(middle[name]), [np.asarray(part) ** 2 for part in _errors_of(stream, middle[name])]
+    errors = _errors_of(problem.observations_at(problem.theta(centre)), middle, ways)
+    for name in problem.observations:
+        mean, squares = np.asarray(middle[name]), [np.asarray(part) ** 2 for part in errors[name]]
         sums = np.cumsum([np.asarray(variance[name]), *squares], axis=0)
         parts = np.sqrt([variance[name], *squares])
         bands[name] = Bands(*(mean + steps * np.sqrt(total) for total in sums), *parts, failed.get(name, 0))
     return bands
 
 
-def sampled_bands(problem: Problem, Z: Array, key: Array, quantiles: ArrayLike) -> dict[str, Bands]:
+def sampled_bands(problem: Problem, Z: Array, key: Array, quantiles: ArrayLike, ways: Mapping[str, Carried]) -> dict[str, Bands]:
     """Bands of draws Z (draw, n) by stream, each run once; `key` draws errors, for every draw with its own error parameters.
 
-    Raises ValueError where all runs fail.
+    `ways`: outputs into which the model error of a stream comes. Raises ValueError where all runs fail.
     """
     ran, bands = problem.ensemble(Z), {}
-    errors = _errors(problem, Z, ran)
+    errors = _errors(problem, Z, ran, ways)
     keys = jax.random.split(key, len(problem.observations))
-    for (name, members), subkey in zip(ran.items(), keys, strict=True):
+    for name, subkey in zip(list(ran), keys, strict=True):
+        members = ran.pop(name)
         good = _finished(problem.observations[name], members)
         if not good.any():
             raise ValueError(complain(
                 f"a draw whose run gives finite {name}", f"{len(good)} runs that all fail", "landcal_jax.testing.check(problem)"))
-        noise = np.asarray(jax.random.normal(subkey, (2, *members.shape)))
-        with_model = members + noise[0] * errors[name][0]
-        sums = [np.quantile(values[good], quantiles, axis=0) for values in (members, with_model, with_model + noise[1] * errors[name][1])]
-        spreads = (np.sqrt(np.mean(np.broadcast_to(part, members.shape)[good] ** 2, axis=0)) for part in errors[name])
-        bands[name] = Bands(*sums, members[good].std(axis=0), *spreads, int((~good).sum()))
+        bands[name] = _banded(members, good, errors[name], subkey, np.asarray(quantiles))
     return bands
 
 
-def to_dataset(problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLike, outputs: Sequence[str]) -> xr.Dataset:
-    """The Dataset that `Posterior.predictive` returns; `outputs` are the streams that nobody observed."""
+def _quantiles(values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """What np.quantile gives along the last axis of values (place, draw), (quantile, place), in less than half of its time."""
+    at = quantiles * (values.shape[1] - 1)
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, values.shape[1] - 1)
+    ordered = np.partition(values, np.unique([low, high]), axis=1)
+    return (ordered[:, low] + (at - low) * (ordered[:, high] - ordered[:, low])).T
+
+
+def _banded(members: np.ndarray, good: np.ndarray, errors: tuple[np.ndarray, np.ndarray], key: Array, quantiles: np.ndarray) -> Bands:
+    """Bands of one stream from its runs (draw, site, n_obs), of which the `good` ones count: a block of places at a time, so that thousands
+    of draws of a long record need neither the memory for all their errors nor the time to sort them across it."""
+    shape, lost = members.shape[1:], int((~good).sum())
+    rows = members.reshape(len(members), -1)
+    model, measured = (np.broadcast_to(part, members.shape).reshape(len(members), -1) if np.ndim(part) == 3
+                       else np.broadcast_to(part, shape).reshape(1, -1) for part in errors)
+    sums, spreads = np.empty((3, len(quantiles), rows.shape[1])), np.empty((3, rows.shape[1]))
+    width = max(1, BLOCK // len(members))
+    for number, start in enumerate(range(0, rows.shape[1], width)):
+        block = slice(start, start + width)
+        values = np.ascontiguousarray(rows[good, block].T)
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(key, number), values.shape))
+        parts = [(part[good, block] if len(part) > 1 else part[:, block]).T for part in (model, measured)]
+        spreads[:, block] = [values.std(axis=1), *(np.sqrt(np.mean(part**2, axis=1)) for part in parts)]
+        # Bands are of one place and one sum at a time, so that one draw serves both sums.
+        for place, error in enumerate((None, parts[0], np.hypot(*parts))):
+            sums[place, :, block] = _quantiles(values if error is None else values + error * noise, quantiles)
+    return Bands(*sums.reshape(3, len(quantiles), *shape), *spreads.reshape(3, *shape), lost)
+
+
+def to_dataset(
+    problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLike, outputs: Sequence[str], ways: Mapping[str, Carried],
+    said: Mapping[str, str],
+) -> xr.Dataset:
+    """The Dataset that `Posterior.predictive` returns; `outputs` are the streams that nobody observed, those of `ways` with a model error,
+    of which what is `said`, by stream, becomes an attribute."""
     out = xr.Dataset(coords={"quantile": list(quantiles), "site": list(problem.observations.sites)})
     for name, found in bands.items():
         stream = problem.observations[name]
-        attrs = {"units": stream.units, "failed": found.failed}
+        attrs = {"units": stream.units, "failed": found.failed} | ({"model_error": said[name]} if name in said else {})
         places = ("site", f"{name}_obs")
         if name in outputs:
             stepwise = isinstance(problem.forward, SiteForward) and stream.values.shape == problem.forward.sites.days.shape
             places = ("site", "step") if stepwise else places
             out[name] = ("quantile", *places), np.where(stream.mask, found.parameters, np.nan), attrs
             out[f"{name}_sd_parameters"] = places, np.where(stream.mask, found.sd_parameters, np.nan), attrs
+            if name in ways:
+                out[f"{name}_model"] = ("quantile", *places), np.where(stream.mask, found.model, np.nan), attrs
+                out[f"{name}_sd_model_error"] = places, np.where(stream.mask, found.sd_model_error, np.nan), attrs
             continue
         for ending, values in (("", found.parameters), ("_model", found.model), ("_total", found.total)):
             out[name + ending] = ("quantile", *places), values, attrs
@@ -154,26 +228,30 @@ def to_dataset(problem: Problem, bands: Mapping[str, Bands], quantiles: ArrayLik
     return out
 
 
-def _errors(problem: Problem, Z: Array, ran: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _errors(problem: Problem, Z: Array, ran: Mapping[str, np.ndarray], ways: Mapping[str, Carried]):
     """Standard deviations of model and measurement errors by stream: (site, n_obs), or (draw, site, n_obs) where draws differ in them."""
-    grows = any(not stream.model_error.complete for _, stream in problem.observations.items())
-    if grows or problem.errors is not None:
-        return {name: tuple(np.asarray(part) for part in parts) for name, parts in _errors_of_draws(problem, Z, dict(ran)).items()}
-    return {name: (np.asarray(stream.model_error_deviation), np.asarray(stream.sigma)) for name, stream in problem.observations.items()}
+    differ = set() if problem.errors is None else set(problem.errors.streams)
+    differ |= {name for name, stream in problem.observations.items() if not stream.model_error.complete}
+    once = _errors_of(problem.observations, {name: members[0] for name, members in ran.items()}, ways)
+    differ |= {name for name, way in ways.items() if way.stream in differ}
+    model = _model_errors_of_draws(problem, Z, dict(ran), ways) if differ else {}
+    return {name: (np.asarray(model[name] if name in differ else each[0]), np.asarray(each[1])) for name, each in once.items()}
 
 
 @eqx.filter_jit
-def _errors_of_draws(problem: Problem, Z: Array, ran: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+def _model_errors_of_draws(problem: Problem, Z: Array, ran: dict[str, Array], ways: Mapping[str, Carried]) -> dict[str, Array]:
     def one(z, modelled):
-        return {name: _errors_of(stream, modelled[name]) for name, stream in problem.observations_at(problem.theta(z)).items()}
+        return {name: model for name, (model, _) in _errors_of(problem.observations_at(problem.theta(z)), modelled, ways).items()}
 
     return jax.vmap(one)(Z, ran)
 
 
-def _errors_of(stream: Stream, modelled: Array) -> tuple[Array, Array]:
-    """Standard deviations (site, n_obs) of model and measurement error, beside what is modelled."""
+def _errors_of(observations: Observations, modelled: Mapping[str, Array], ways: Mapping[str, Carried]) -> dict[str, tuple[Array, Array]]:
+    """Standard deviations (site, n_obs) of model and measurement error by stream, beside what is modelled."""
     # Observations of another place or time may have no run yet with which their error would grow.
-    return stream.with_model_error(stream.model_error.completed(modelled)).model_error_deviation, stream.sigma
+    grown = observations.with_streams({name: stream.with_model_error(stream.model_error.completed(modelled[name]))
+                                       for name, stream in observations.items() if not stream.model_error.complete})
+    return with_carried({name: (stream.model_error_deviation, stream.sigma) for name, stream in grown.items()}, grown, ways)
 
 
 def _by_tangents(problem: Problem, centre: Array, covariance: Covariance):

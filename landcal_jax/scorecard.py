@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from landcal_jax.errors import complain
-from landcal_jax.measures import Measure, Series, rmsd
+from landcal_jax.measures import Measure, Series, name_of, rmsd
 from landcal_jax.observations import Observations
 from landcal_jax.scorecard_cells import By, Card, card_of, checked, season_of
 from landcal_jax.scorecard_cells import Leads as Leads
@@ -38,6 +38,7 @@ from landcal_jax.scorecard_cells import days_since as days_since
 
 CELL = ("variable", "region", "column")
 LEAST_BLOCKS = 5  # for a standard error
+NAMED = 6  # cells in a sentence
 CORRELATED = 0.2  # of neighbouring blocks, from which on the sentences say so
 Weights = Mapping[str, float] | xr.DataArray | None
 
@@ -50,19 +51,23 @@ def scorecard(
     """Normalised differences of the errors of an experiment against a reference, with dimensions (variable, region, column).
 
     `experiment` and `reference`: {stream: (site, n_obs)}, as `problem.predict(z)` gives them; streams of the observations that neither
-    has are left out. `regions`: names of sites by region, all sites as one without it; they may overlap. `by`: what the columns are: a
-    function from times (site, n_obs) to labels (`season_of`, `days_since(...)`), such labels by stream, where "" and NaN are no
-    column; `Leads`; or None for one column. `score`: the measure of which the error is taken. `block_days`: length of the blocks [d],
+    has are left out. `regions`: names of sites by region, all sites as one without it; they may overlap. `by`: what the columns are:
+    "season", "month" or "year"; a function from times (site, n_obs) to labels (`season_of`, `days_since(...)`); such labels by
+    stream, where "" and NaN are no column; `Leads`; or None for one column. `score`: the measure of which the error is taken. `block_days`: length of the blocks [d],
     longer than the memory of the errors. `level`: of the intervals. `weights` of the cells in `overall`: by variable, or a DataArray with
     some of the three dimensions; one each without it.
 
     Variables: `difference` [1], its standard error `error`, `lower`, `upper`, `p_value` (two-sided, of no difference), `significant`;
     errors of both runs, `experiment` and `reference`, in `units(variable)`; `number` of values, `sites`, `blocks`; `block_correlation`
     of neighbouring blocks; `overall` and `overall_error`. Cells without values are NaN, and their significance where there are fewer
-    than five blocks. `sentences(ds)` says it in words.
+    than five blocks. `lost` (variable, region, column): the reference has an error there and the experiment none, since its measure
+    is undefined (the correlation of a flat series); with a weight on such a cell `overall` is NaN, as it cannot be said how much worse
+    that is. `sentences(ds)` says it in words.
 
-    Raises KeyError for unknown streams, sites and weights; ValueError for runs that are not finite where something was observed or have
-    other shapes, for streams without times, and for columns, regions, weights or levels that leave nothing.
+    Raises KeyError for unknown streams, sites and weights; TypeError for a measure that cannot be called and text where names are
+    to be listed; ValueError for runs that are not finite where something was observed or have
+    other shapes, for streams without times, for columns, regions, weights or levels that leave nothing, and for a card without a cell
+    in which the reference has an error.
     """
     if not 0 < level < 1 or not block_days > 0:
         raise ValueError(complain("a level between 0 and 1, and blocks longer than 0 days", f"{level}, {block_days}",
@@ -75,13 +80,18 @@ def scorecard(
     without = [np.asarray(values) for values in _of_runs(card, *runs, jnp.arange(card.blocks))]
     difference, each = (_difference(*values) for values in (whole, without))
     weight = _weights(card, weights)
+    _require_a_cell(whole[1][0], weight)
+    lost = _lost(*whole)[0]
     ds = _assembled(card, observations, names, [values[0] for values in whole], difference[0], present)
     error, correlated, number = _jackknife(difference[0], each, present, starts)
     _add_significance(ds, difference[0], error, correlated, number, level)
-    overall, overall_each = _overall(difference, weight)[0], _overall(each, weight)
+    overall, overall_each = (_overall(differences, _lost(*errors), weight) for differences, errors in ((difference, whole), (each, without)))
+    overall = overall[0]
+    ds["lost"] = CELL, lost, _about("whether the reference has an error and the experiment none")
+    ds["without"] = CELL, (present.any(axis=0) & ~(whole[1][0] > 0)), _about("whether there are values but no error of the reference")
     ds["overall"] = (), overall, _about("weighted mean of the normalised differences")
     ds["overall_error"] = (), _jackknife(overall, overall_each, np.isfinite(overall_each), starts)[0], _about("its standard error")
-    ds.attrs |= {"score": _name(score), "level": level, "block_days": block_days}
+    ds.attrs |= {"score": name_of(score), "level": level, "block_days": block_days}
     ds.attrs["sentences"] = json.dumps(_findings(ds))
     return ds
 
@@ -116,17 +126,23 @@ def scorecard_objective(
 ) -> Objective:
     """The `overall` of `scorecard` against this reference, as a function of the predictions of an experiment, to be minimised.
 
-    It is 0 for the reference itself and -1 for a perfect run. Arguments as of `scorecard`; the result is what `bayesopt(score=)` takes.
+    It is 0 for the reference itself and -1 for a perfect run, and NaN, as a run that failed, where the measure is undefined for the run in
+    a cell in which it is defined for the reference. Arguments as of `scorecard`; the result is what `bayesopt(score=)` takes.
     Raises as `scorecard`.
     """
     names = [name for name in observations if name in reference]
     card, _ = card_of(observations, names, regions, by, score, None)
     errors = card.errors(checked(observations, names, reference, "reference"))
     objective = Objective(card, errors, jnp.asarray(_weights(card, weights)))
-    of_regions = np.asarray(card.of_regions(errors, errors)[0])
-    if not (np.isfinite(of_regions) & (of_regions > 0) & (np.asarray(objective.weight) > 0)).any():
-        raise ValueError(complain("a cell with a weight in which the reference has an error", "none", "check weights=, regions= and by="))
+    _require_a_cell(np.asarray(card.of_regions(errors, errors)[0]), np.asarray(objective.weight))
     return objective
+
+
+def _require_a_cell(reference: np.ndarray, weight: np.ndarray) -> None:
+    """Raise ValueError if there is no cell to judge, from errors of the reference (variable, region, column)."""
+    if not (np.isfinite(reference) & (reference > 0) & (weight > 0)).any():
+        raise ValueError(complain("a cell with a weight in which the reference has an error", "none",
+                                  "check weights=, regions= and by=; score= may need whole years, as peak() does: by=None"))
 
 
 def sentences(ds: xr.Dataset) -> list[str]:
@@ -160,11 +176,18 @@ def _difference(experiment: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(above, experiment / np.where(above, reference, 1.0) - 1.0, np.nan)
 
 
-def _overall(differences: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted means (block,) of differences (block, variable, region, column) over the cells that have one."""
+def _lost(experiment: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Where the reference has an error and the experiment has none."""
+    return (np.nan_to_num(reference) > 0) & ~np.isfinite(experiment)
+
+
+def _overall(differences: np.ndarray, lost: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted means (block,) of differences (block, variable, region, column) over the cells that have one; NaN if one is lost."""
+    judged = ~(lost & (weight > 0)).any(axis=(1, 2, 3))
     weight = np.where(np.isfinite(differences), weight, 0.0)
     total = weight.sum(axis=(1, 2, 3))
-    return np.where(total > 0, np.sum(weight * np.nan_to_num(differences), axis=(1, 2, 3)) / np.where(total > 0, total, 1.0), np.nan)
+    known = judged & (total > 0)
+    return np.where(known, np.sum(weight * np.nan_to_num(differences), axis=(1, 2, 3)) / np.where(known, total, 1.0), np.nan)
 
 
 def _weights(card: Card, weights: Weights) -> np.ndarray:
@@ -265,12 +288,18 @@ def _findings(ds: xr.Dataset) -> list[str]:
     better, worse = int((significant & (difference < 0)).sum()), int((significant & (difference > 0)).sum())
     level, overall, error = ds.attrs["level"], float(ds["overall"]), float(ds["overall_error"])
     said = [f"Error of the experiment against that of the reference, over all cells: {100 * overall:+.1f} %"
-            + (f" (standard error {100 * error:.1f} %)." if np.isfinite(error) else " (too few blocks for a standard error)."),
+            + (f" (standard error {100 * error:.1f} %)." if np.isfinite(error) else " (too few blocks for a standard error).")
+            if np.isfinite(overall) else "No error of the experiment over all cells: it has none in some of them.",
             f"Of {cells} cells with values, {better} are better and {worse} are worse at a level of {100 * level:g} %; "
             f"about {(1 - level) * judged:.1f} would be one or the other by chance."]
     if judged < cells:
         said.append(f"{cells - judged} cells have fewer than {LEAST_BLOCKS} blocks of {ds.attrs['block_days']:g} days: "
                     "nothing is said about their significance.")
+    score = ds.attrs["score"]
+    for name, words in (("lost", f"{score} is undefined for the experiment, though not for the reference"),
+                        ("without", f"the reference has no error of {score}, which is undefined or zero, and nothing is compared")):
+        if number := int(ds[name].sum()):
+            said.append(f"In {number} cell{'s' * (number > 1)} {words}: {_named(ds, ds[name].values)}.")
     correlation = ds["block_correlation"].values[np.isfinite(ds["block_correlation"].values)]
     if correlation.size and (median := float(np.median(correlation))) > CORRELATED:
         said.append(f"Neighbouring blocks are not independent (correlation {median:.2f} in the median cell): intervals are too narrow; "
@@ -278,12 +307,14 @@ def _findings(ds: xr.Dataset) -> list[str]:
     return said
 
 
+def _named(ds: xr.Dataset, where: np.ndarray) -> str:
+    """Cells in words, the first few."""
+    names = [", ".join(str(ds[dim].values[place]) for dim, place in zip(CELL, cell, strict=True)) for cell in np.argwhere(where)]
+    return "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def _units(score: Callable, units: str) -> str:
     return score.units_of(units) if isinstance(score, Measure) else ""
-
-
-def _name(score: Callable) -> str:
-    return str(score) if isinstance(score, Measure) else getattr(score, "__name__", type(score).__name__)
 
 
 def _about(long_name: str) -> dict[str, str]:

@@ -11,11 +11,13 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from landcal_jax.errors import complain
-from landcal_jax.measures import Series
+from landcal_jax.measures import Series, departure, scalar_of
 from landcal_jax.metric_reading import series_of
 from landcal_jax.observations import Observations, Stream
 
 SEASONS = ("DJF", "MAM", "JJA", "SON")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
 
 def season_of(time: np.ndarray) -> np.ndarray:
     """The season of the year of each time, named after its months: DJF, MAM, JJA, SON; empty for NaT."""
@@ -23,25 +25,49 @@ def season_of(time: np.ndarray) -> np.ndarray:
     return np.where(np.isnat(time), "", np.asarray(SEASONS)[month % 12 // 3])
 
 
-def days_since(starts: ArrayLike, edges: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
-    """For `by`: the lead time of each value, the days since the last of `starts` (datetimes), in classes between `edges` [d].
+def month_of(time: np.ndarray) -> np.ndarray:
+    """The month of each time, "Jan" to "Dec"; empty for NaT."""
+    month = np.where(np.isnat(time), 0, time.astype("datetime64[M]").astype(int) % 12)
+    return np.where(np.isnat(time), "", np.asarray(MONTHS)[month])
 
-    A class is named by its upper edge; a value outside of all belongs to none. For runs that are started again and again, one after the
-    other; where they overlap, take a stream for each lead time and `Leads`. Raises ValueError for edges that do not rise.
-    """
-    begun, edges = np.sort(np.asarray(starts, "datetime64[m]")), np.asarray(edges, float)
-    if edges.size < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(complain("two edges or more, rising [d]", f"{edges.tolist()}", "days_since(starts, [0, 1, 3, 5, 10])"))
 
-    def lead(time: np.ndarray) -> np.ndarray:
-        time = np.asarray(time, "datetime64[m]")
+def year_of(time: np.ndarray) -> np.ndarray:
+    """The calendar year of each time, in words; empty for NaT."""
+    return np.where(np.isnat(time), "", np.datetime_as_string(time, unit="Y"))
+
+
+WORDS = {"season": season_of, "month": month_of, "year": year_of}
+KINDS = {function: word for word, function in WORDS.items()}
+LEAD = "lead time [d]"
+
+
+@dataclass(frozen=True)
+class DaysSince:
+    """What `days_since` gives: a function from times to classes of lead time."""
+
+    begun: np.ndarray
+    edges: np.ndarray
+
+    def __call__(self, time: np.ndarray) -> np.ndarray:
+        time, begun, edges = np.asarray(time, "datetime64[m]"), self.begun, self.edges
         last = np.searchsorted(begun, time, side="right") - 1
         days = np.where((last < 0) | np.isnat(time), np.nan, (time - begun[np.maximum(last, 0)]) / np.timedelta64(1, "D"))
         place = np.searchsorted(edges, days, side="right")
         inside = (place > 0) & (place < edges.size) & np.isfinite(days)
         return np.where(inside, edges[np.minimum(place, edges.size - 1)], np.nan)
 
-    return lead
+
+def days_since(starts: ArrayLike, edges: Sequence[float]) -> DaysSince:
+    """For `by`: the lead time of each value, the days since the last of `starts` (datetimes), in classes between `edges` [d].
+
+    A class is named by its upper edge; a value outside of all belongs to none. For runs that are started again and again, one after the
+    other; where they overlap, take a stream for each lead time and `Leads`. Raises ValueError for edges that do not rise.
+    """
+    begun, edges = np.sort(np.atleast_1d(np.asarray(starts, "datetime64[m]"))), np.asarray(edges, float)
+    if edges.size < 2 or not (np.diff(edges) > 0).all() or not begun.size:
+        raise ValueError(complain("a start, and two edges or more, rising [d]", f"{begun.size} starts, edges {edges.tolist()}",
+                                  "days_since(starts, [0, 1, 3, 5, 10])"))
+    return DaysSince(begun, edges)
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,7 @@ class Leads:
     of: Mapping[str, tuple[str, float]]
 
 
-By = Callable[[np.ndarray], np.ndarray] | Mapping[str, ArrayLike] | Leads | None
+By = str | Callable[[np.ndarray], np.ndarray] | Mapping[str, ArrayLike] | Leads | None
 
 
 class Part(eqx.Module):
@@ -90,14 +116,18 @@ class Card(eqx.Module):
 
             def error(number):
                 one = _with(series, h).where((column == number) & (block != without))
-                return jnp.where(finite, jnp.abs(self.score(one) - self.score(_with(one, one.observed))), jnp.nan)
+                run, best = (scalar_of(self.score, each) for each in (one, _with(one, one.observed)))
+                return jnp.where(finite, jnp.abs(departure(self.score, run, best)), jnp.nan)
 
             return jax.vmap(error)(jnp.arange(len(self.columns)))
 
         return jax.vmap(at_site, out_axes=1)(part.series, modelled, part.column, part.block)
 
     def of_regions(self, experiment: Array, reference: Array) -> tuple[Array, Array]:
-        """Mean errors (variable, region, column) of both over the sites for which the reference has one."""
+        """Mean errors (variable, region, column) of both over the sites for which the reference has one.
+
+        That of the experiment is NaN if it has none at one of these sites: a score that is lost is no better than a bad one.
+        """
         there = jnp.isfinite(reference)
         number = jnp.einsum("rs,vcs->vrc", self.shares, there.astype(reference.dtype))
 
@@ -119,7 +149,11 @@ def card_of(
     """The card and the numbers of its blocks in time (block,)."""
     if not names:
         raise ValueError(complain(f"runs of some of the streams {', '.join(observations)}", "none of them", "problem.predict(z)"))
+    if not callable(score):
+        raise TypeError(complain("a measure, or a function of a Series, as score", f"{score!r}", "rmsd of landcal_jax.metrics"))
     regions = {"all": observations.sites} if regions is None else regions
+    if text := [f"{name}: {sites!r}" for name, sites in regions.items() if isinstance(sites, str)]:
+        raise TypeError(complain("a list of names of sites for each region", ", ".join(text), 'regions={"boreal": ["FI-Hyy"]}'))
     unknown = sorted({site for sites in regions.values() for site in sites} - set(observations.sites))
     if unknown or not regions or not all(regions.values()):
         raise KeyError(complain(f"regions of the sites {', '.join(observations.sites)}, each with some", f"{dict(regions)}",
@@ -151,8 +185,15 @@ def _columns(streams: Mapping[str, Stream], by: By) -> tuple[dict[str, str], tup
                                     "Leads({stream: (variable, days)})"))
         columns = tuple(sorted({float(by.of[name][1]) for name in streams}))
         places = {name: np.full(stream.mask.shape, columns.index(float(by.of[name][1]))) for name, stream in streams.items()}
-        return {name: by.of[name][0] for name in streams}, columns, places, "lead time [d]"
+        return {name: by.of[name][0] for name in streams}, columns, places, LEAD
     rows = {name: name for name in streams}
+    if isinstance(by, str):
+        if by not in WORDS:
+            raise ValueError(complain(f"columns by {', '.join(WORDS)}, a function of times, labels by stream, Leads, or None", repr(by),
+                                      'by="season"'))
+        by = WORDS[by]
+    if not (by is None or callable(by) or isinstance(by, Mapping)):
+        raise TypeError(complain("columns by a word, a function of times, labels by stream, Leads, or None", f"{by!r}", 'by="season"'))
     if by is None:
         return rows, ("all",), {name: np.zeros(stream.mask.shape, int) for name, stream in streams.items()}, "all values"
     labels = {name: _labels(name, stream, by) for name, stream in streams.items()}
@@ -160,9 +201,11 @@ def _columns(streams: Mapping[str, Stream], by: By) -> tuple[dict[str, str], tup
     found = {label for label in found if label not in ("", None) and label == label}
     if not found:
         raise ValueError(complain("labels of columns for some observed values", "none", "by=season_of, or by=None for one column"))
-    columns = tuple(label for label in SEASONS if label in found) if found <= set(SEASONS) else tuple(sorted(found))
+    columns = next((tuple(label for label in words if label in found) for words in (SEASONS, MONTHS) if found <= set(words)),
+                   tuple(sorted(found)))
     places = {name: sum(np.where(each == label, place + 1, 0) for place, label in enumerate(columns)) - 1 for name, each in labels.items()}
-    return rows, columns, places, "season" if set(columns) <= set(SEASONS) else "column"
+    kind = LEAD if isinstance(by, DaysSince) else KINDS.get(by, "column") if callable(by) else "column"
+    return rows, columns, places, kind
 
 
 def _labels(name: str, stream: Stream, by: Callable | Mapping[str, ArrayLike]) -> np.ndarray:

@@ -137,7 +137,8 @@ class Outputs(eqx.Module):
 def outputs(observations: Observations, mean: Mean) -> tuple[Outputs, xr.Dataset]:
     """The outputs of a problem with their coordinates: every value of each stream, or its means over periods.
 
-    A place counts where the stream has a time or an observed value: also days without observation, never the padding of short sites.
+    A place counts where the stream has a time or an observed value: also days without observation, never the padding of short sites. Of
+    a stream without times that nobody observes all count.
     `mean`: "season", "month", "year", "record" (all of it), or a function from times to the label of a period each.
     Raises ValueError for other words, and for periods of a stream without times.
     """
@@ -169,6 +170,7 @@ def _periods_of(name: str, stream: Stream, mean: Mean) -> Callable[[int], list[t
         if mean not in (None, "record"):
             raise ValueError(complain(f"times in the stream '{name}', to take means over periods", "none", 'mean=None, or mean="record"'))
         never = np.datetime64("NaT")
+        mask = mask if mask.any() else np.ones_like(mask)  # of an output that nobody observes, such as a metric without a target
         return lambda site: (
             [(str(place), never, np.array([place])) for place in np.flatnonzero(mask[site])] if mean is None
             else [("record", never, np.flatnonzero(mask[site]))] * bool(mask[site].any()))

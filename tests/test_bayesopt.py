@@ -249,8 +249,8 @@ def exponential():
 def test_j_of_a_problem_and_a_score_of_what_it_predicts():
     problem = exponential()
     lowest = solve(problem, LevenbergMarquardt(), progress=False)
-    found = bayesopt(problem, runs=24, batch=3, noise=0.0, progress=False)
-    assert found.value - lowest.cost < 0.3 and found.convergence["gain"].attrs["long_name"].endswith("of the logarithm")
+    found = bayesopt(problem, runs=24, batch=3, progress=False)
+    assert found.value - lowest.cost < 0.02
     np.testing.assert_allclose(float(problem.cost(found.z)), found.value, rtol=1e-3)
 
     def distance(predicted):

@@ -8,7 +8,7 @@ from error_example import SIGMA, columns_of, days, linear, one_stream, solved
 
 from landcal_jax.calibration import calibrate
 from landcal_jax.error_estimation import blocks_of_years, estimate_errors
-from landcal_jax.error_fitting import log_marginal, log_score, prepared
+from landcal_jax.error_fitting import ErrorVector, Terms, counting, log_marginal, log_score, most_likely, prepared, tangents
 from landcal_jax.error_model import ModelError
 from landcal_jax.error_moments import lagged
 from landcal_jax.experiment import Experiment
@@ -95,7 +95,7 @@ def test_the_density_equals_the_dense_one_with_gaps_memory_season_and_share():
     F = np.concatenate([np.asarray(columns[name])[:, mask] for name, mask in masks.items()], axis=1)
     whole = R + F.T @ F
     wanted = -0.5 * (np.linalg.slogdet(whole)[1] + d @ np.linalg.solve(whole, d))
-    assert float(log_marginal(observations, departures, columns)) == pytest.approx(wanted, rel=1e-11)
+    assert float(log_marginal(Terms(observations, departures, columns, {}))) == pytest.approx(wanted, rel=1e-11)
 
 
 def test_the_score_is_that_of_single_days():
@@ -105,8 +105,51 @@ def test_the_score_is_that_of_single_days():
         for site, mask in enumerate(np.asarray(stream.mask)):
             variance = (np.asarray(stream.standard_deviation) ** 2 + np.sum(np.asarray(columns[name]) ** 2, axis=0))[site][mask]
             each = -0.5 * (np.log(variance) + np.asarray(departures[name])[site][mask] ** 2 / variance)
-            wanted += each.mean() * float(stream.effective_number[site])
-    assert float(log_score(observations, departures, columns)) == pytest.approx(wanted, rel=1e-11)
+            R = dense_covariance(stream)[site]
+            sd = np.sqrt(np.diag(R))
+            wanted += each.mean() * len(sd) ** 2 / np.sum((R / np.outer(sd, sd)) ** 2)
+    assert float(log_score(Terms(observations, departures, columns, counting(observations)))) == pytest.approx(wanted, rel=1e-11)
+
+
+@pytest.mark.parametrize("density", [log_marginal, log_score])
+def test_the_density_and_its_gradient_agree(density):
+    """By finite differences, with memory: how much a day counts does not change along the way."""
+    observations, departures, columns = dense_problem()
+    vector = ErrorVector.of(observations, {"flux": ("constant", "seasonal", "days")})
+    start, days = jnp.asarray(vector.start(observations)), counting(observations)
+
+    def value(values):
+        return density(Terms(vector.observations(observations, values), departures, columns, days))
+
+    gradient = np.asarray(jax.grad(value)(start))
+    steps = 1e-5 * np.eye(start.size)
+    differences = [(float(value(start + step)) - float(value(start - step))) / 2e-5 for step in steps]
+    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-6 * np.abs(gradient).max())
+
+
+def test_a_search_that_ends_short_of_its_maximum_says_so():
+    """A density whose gradient is wrong stops the search where it starts; one that is right ends with nothing to say."""
+    observations, departures, columns = dense_problem()
+    vector = ErrorVector.of(observations, {"flux": ("constant", "days")})
+    terms = [Terms(observations, departures, columns, counting(observations))]
+    start = vector.start(observations)
+
+    def wrong(terms):
+        right = log_marginal(terms)
+        return 2.0 * jax.lax.stop_gradient(right) - right
+
+    assert most_likely(vector, start, terms, 1.0).unfinished == ""
+    assert "a Newton step would still move a parameter" in most_likely(vector, start, terms, 1.0, density=wrong).unfinished
+
+
+def test_tangents_come_in_batches_and_those_of_too_many_parameters_are_refused(monkeypatch):
+    problem = one_stream(12, 70, ModelError(1.0), 3)
+    run, columns = tangents(problem, jnp.zeros(70))
+    np.testing.assert_allclose(columns["flux"][:, 0], np.asarray(jax.jacobian(lambda z: problem.predict(z)["flux"][0])(jnp.zeros(70))).T)
+    np.testing.assert_array_equal(run["flux"], problem.predict(jnp.zeros(70))["flux"])
+    monkeypatch.setattr("landcal_jax.error_fitting.LARGEST", 5000.0)
+    with pytest.raises(ValueError, match='(?s)70 parameters: .*method="desroziers"'):
+        tangents(problem, jnp.zeros(70))
 
 
 @pytest.mark.parametrize("method", ["marginal", "desroziers"])
@@ -183,11 +226,28 @@ def test_lagged_products_are_those_of_all_pairs():
     mask = np.random.default_rng(1).random(80) > 0.4
     stream = Stream(np.zeros(80), 1.0, time=days(80), mask=mask)
     left, right = columns_of(2, 80)[:, None]
-    products, pairs = lagged(stream, 0, left, right)
+    lags, products, pairs = lagged(stream, 0, left, right)
+    np.testing.assert_array_equal(lags, np.arange(1, 31))
     for lag in (1, 7, 30):
         each = [left[0, i] * right[0, i + lag] + left[0, i + lag] * right[0, i] for i in range(80 - lag) if mask[i] and mask[i + lag]]
         assert products[lag - 1] == pytest.approx(np.mean(each) / 2)
         assert pairs[lag - 1] == len(each)
+
+
+@pytest.mark.parametrize("method", ["desroziers", "residuals"])
+@pytest.mark.parametrize(("hours", "least", "most"), [(0.0, 1400, 1920), (3.0, 120, 220)])
+def test_the_memory_of_half_hours_is_looked_for_in_half_hours(method, hours, least, most):
+    """1920 half-hours, white or with a memory of three hours, which are worth 162 independent ones."""
+    n = 48 * 40
+    time = np.datetime64("2001-01-01T00:00") + np.arange(n) * np.timedelta64(30, "m")
+    A = columns_of(n, 1)
+    stream = Stream(np.zeros(n), SIGMA, time=time, model_error=ModelError(1.0, correlation_days=hours / 24 if hours else None))
+    made = np.asarray(draw_errors(stream, jax.random.key(3))) + A[:, 0]
+    problem = linear({"flux": (A, stream.with_values(made).with_model_error(0.5))}, 1, prior=3.0)
+    estimate = estimate_errors(problem, solved(problem), method=method, parts={"flux": ["constant", "days"]})
+    table = estimate.table.isel(round=-1, stream=0, site=0)
+    assert least < float(table["effective_number"]) <= most
+    assert float(table["days"]) == pytest.approx(hours / 24, rel=0.25) if hours else float(table["days"]) < 0.02
 
 
 def test_what_two_streams_share_is_reported():
@@ -270,6 +330,30 @@ def test_one_year_cannot_be_left_out():
         estimate_errors(problem, solved(problem), method="cross-validation")
 
 
+def remembering_season():
+    """Six years of errors of ten days' memory whose size has a season of exp(0.7 cos)."""
+    number = 6 * 365
+    A = np.stack([np.ones(number), np.sin(2 * np.pi * np.arange(number) / 365.25)], axis=1)
+    stream = Stream(np.zeros(number), 0.5, time=days(number), model_error=ModelError(1.0, seasonal=(0.7, 0.0), correlation_days=10.0))
+    made = np.asarray(draw_errors(stream, jax.random.key(1))) + A @ np.ones(2)
+    return linear({"flux": (A, stream.with_values(made).with_model_error(0.5))}, 2, prior=3.0)
+
+
+def test_years_left_out_find_a_planted_season_with_memory():
+    problem = remembering_season()
+    start, plain = solved(problem), ("constant", "seasonal")
+    found = {parts: estimate_errors(problem, start, method="cross-validation", parts={"flux": parts})
+             for parts in (plain, (*plain, "days"))}
+    table = found[*plain, "days"].table.isel(round=-1, stream=0, site=0)
+    for name, truth in {"constant": 1.0, "cosine": 0.7, "sine": 0.0}.items():
+        assert float(table[name]) == pytest.approx(truth, abs=min(0.25, 3.0 * float(table[f"{name}_standard_error"])))
+    assert float(table["days"]) == pytest.approx(10.0, rel=0.25)
+    assert all(estimate.converged for estimate in found.values())
+    # The memory helps the fit of the other years, and no longer spoils the season.
+    scores = [float(estimate.table["score_left_out"][-1, 0]) for estimate in found.values()]
+    assert scores[1] > scores[0]
+
+
 # ------------------------------------------------------------------------------------------------------------- masks and other observations
 
 def test_a_masked_value_changes_nothing():
@@ -291,6 +375,7 @@ def test_the_errors_go_to_other_observations():
     own = estimate.problem.observations["flux"]
     np.testing.assert_array_equal(applied.model_error_deviation, own.model_error_deviation)
     assert not np.any(applied.mask & own.mask)
+    assert estimate.applied(held_out).notes == held_out.notes
     # The level of the share is the run: what was observed does not widen its own band.
     level = prepared(problem.observations, {"flux": ("proportional",)}, {"flux": jnp.full((1, 200), -2.0)})["flux"].model_error.level
     np.testing.assert_array_equal(level, 2.0)

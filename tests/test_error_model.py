@@ -35,13 +35,14 @@ def gappy(n=N, sites=2, seed=0):
 
 
 def dense(stream, modelled, site, days):
-    """Quadratic form, log det R and 1' C^-1 1 from the whole matrix."""
+    """Quadratic form, log det R, n 1' R^-1 1 / 1' diag(R)^-1 1 and n^2 / sum of C_ij^2 from the whole matrix."""
     mask = np.asarray(stream.mask)[site]
     t, sigma = np.asarray(stream.minutes)[site, mask] / 1440.0, np.asarray(stream.sigma)[site, mask]
     s = np.asarray(stream.model_error_deviation)[site, mask]
     R = np.diag(sigma**2) + np.outer(s, s) * np.exp(-abs(t[:, None] - t) / days)
     error, sd = (np.asarray(stream.values) - modelled)[site, mask], np.sqrt(np.diag(R))
-    return error @ np.linalg.solve(R, error), np.linalg.slogdet(R)[1], sd @ np.linalg.solve(R, sd)
+    of_mean = len(sd) * np.linalg.solve(R, np.ones(len(sd))).sum() / np.sum(sd**-2)
+    return error @ np.linalg.solve(R, error), np.linalg.slogdet(R)[1], of_mean, len(sd) ** 2 / np.sum((R / np.outer(sd, sd)) ** 2)
 
 
 @pytest.mark.parametrize("days", [0.2, 6.0, 400.0])
@@ -50,17 +51,51 @@ def test_the_whitening_is_that_of_the_dense_matrix(days):
     stream = Stream(values, sigma, time=TIME, model_error=in_proportion(values, [0.8, 0.3], FULL | {"correlation_days": days}))
     white = stream.whitened(modelled)
     for site in (0, 1):
-        square, log_determinant, number = dense(stream, modelled, site, days)
+        square, log_determinant, of_mean, of_squares = dense(stream, modelled, site, days)
         np.testing.assert_allclose(jnp.sum(white[site] ** 2), square, rtol=1e-11)
         np.testing.assert_allclose(stream.log_determinant[site], log_determinant, rtol=1e-11)
-        np.testing.assert_allclose(stream.effective_number[site], number, rtol=1e-11)
+        np.testing.assert_allclose(stream.effective_number[site], of_mean, rtol=1e-11)
+        np.testing.assert_allclose(stream.effective_squares[site], of_squares, rtol=1e-11)
     assert (np.asarray(white)[np.isnan(values)] == 0).all()
+
+
+def test_errors_that_change_in_size_tell_as_much_of_an_offset_as_the_whole_matrix_says():
+    """Of 700 days with a season or a share and long memory: 59 and 2030, since the large errors tell what to take off the small ones."""
+    time = np.datetime64("2001-01-01") + np.arange(700)
+    level = 3.0 * np.abs(np.random.default_rng(0).standard_normal((1, 700)))
+    for error, days, wanted in ((ModelError(1.0, seasonal=(2.0, 0.0), correlation_days=200.0), 200.0, 59),
+                                (ModelError(0.1, proportional=1.0, correlation_days=300.0).at(level), 300.0, 2030)):
+        stream = Stream(np.zeros(700), 0.3, time=time, model_error=error)
+        of_mean, of_squares = dense(stream, np.zeros((1, 700)), 0, days)[2:]
+        np.testing.assert_allclose([stream.effective_number[0], stream.effective_squares[0]], [of_mean, of_squares], rtol=1e-9)
+        assert round(of_mean) == wanted and 1 < of_squares < 700
+
+
+def test_the_memory_of_the_whole_error_counts_in_both_numbers():
+    values, _, _ = gappy()
+    stream = Stream(values, 1.3, time=TIME, correlation=ExponentialCorrelation(4.0))
+    for site in (0, 1):
+        t = np.asarray(stream.minutes)[site, np.asarray(stream.mask)[site]] / 1440.0
+        C = np.exp(-abs(t[:, None] - t) / 4.0)
+        np.testing.assert_allclose(stream.effective_number[site], np.linalg.solve(C, np.ones(len(t))).sum(), rtol=1e-11)
+        np.testing.assert_allclose(stream.effective_squares[site], len(t) ** 2 / np.sum(C**2), rtol=1e-11)
+    alone = Stream(values, 1.3, time=TIME)
+    np.testing.assert_allclose(alone.effective_squares, alone.mask.sum(axis=1))
+
+
+@pytest.mark.parametrize("constant", [-1.0, np.nan, np.inf, [0.1, -0.1]])
+def test_a_constant_that_is_no_standard_deviation_is_refused(constant):
+    stream = Stream(np.zeros((2, 5)), 1.0)
+    with pytest.raises(ValueError, match="`model_error` of zero or more"):
+        stream.with_model_error(constant)
+    # Inside jit there are no numbers to look at.
+    assert jax.jit(lambda value: stream.with_model_error(value).standard_deviation)(0.0).shape == (2, 5)
 
 
 def test_a_record_of_2000_days_equals_the_dense_likelihood_to_1e_10():
     values, sigma, modelled = gappy(2000, 1)
     stream = Stream(values, sigma, time=np.datetime64("2001-01-01") + np.arange(2000), model_error=in_proportion(values, 0.8, FULL))
-    square, log_determinant, _ = dense(stream, modelled, 0, 6.0)
+    square, log_determinant, *_ = dense(stream, modelled, 0, 6.0)
     likelihood = -0.5 * (square + log_determinant + int(stream.count) * np.log(2 * np.pi))
     ours = stream.log_normalisation - 0.5 * jnp.sum(stream.whitened(modelled) ** 2)
     assert abs(float(ours) / likelihood - 1) < 1e-10
@@ -176,7 +211,7 @@ def test_j_with_free_errors_is_minus_the_log_density_of_the_dense_problem(proble
     z = jnp.array([0.2, -0.1, 0.4, -0.7])
     theta = free.theta(z)
     stream = problem.observations["y"].with_model_error(ModelError(theta["y_model_error"], correlation_days=theta["y_error_days"]))
-    square, log_determinant, _ = dense(stream, np.asarray(free.predict(z)["y"]), 0, float(theta["y_error_days"]))
+    square, log_determinant, *_ = dense(stream, np.asarray(free.predict(z)["y"]), 0, float(theta["y_error_days"]))
     expected = -0.5 * (square + log_determinant + float(z @ z) + (int(stream.count) + 4) * np.log(2 * np.pi))
     np.testing.assert_allclose(free.log_density(z), expected, rtol=1e-12)
     assert set(free.terms(z)) == {"prior", "y", "log_determinant"}
@@ -221,10 +256,21 @@ def test_unknown_parts_are_refused(problem, parts, message):
         problem.with_error_parameters(parts)
 
 
-def test_an_error_of_zero_starts_at_half_the_measurement_error(problem):
-    none = problem.with_observations(Observations({"y": problem.observations["y"].with_model_error(0.0)})).with_error_parameters(["y"])
-    assert float(none.theta(jnp.zeros(3))["y_model_error"]) == pytest.approx(0.15)
-    assert float(none.observations["y"].model_error.constant[0]) == pytest.approx(0.15)
+def test_an_error_of_zero_starts_at_what_residuals_have_beyond_the_measurement_error(problem):
+    """Of a run at the defaults or at a z that is given; by a factor of e^1.5 about it, and never zero."""
+    bare = problem.with_observations(Observations({"y": problem.observations["y"].with_model_error(0.0)}))
+    mask, y = np.asarray(bare.observations["y"].mask), np.asarray(bare.observations["y"].values)
+    for z in (None, jnp.array([0.3, -0.6])):
+        none = bare.with_error_parameters(["y"], z=z)
+        run = np.asarray(bare.predict(bare.space.default_z if z is None else z)["y"])
+        wanted = np.sqrt(np.mean((y - run)[mask] ** 2) - 0.3**2)
+        assert float(none.theta(jnp.zeros(3))["y_model_error"]) == pytest.approx(wanted, rel=1e-9)
+        assert float(none.observations["y"].model_error.constant[0]) == pytest.approx(wanted, rel=1e-9)
+        above = float(none.theta(jnp.array([0.0, 0.0, 1.0]))["y_model_error"])
+        assert np.log(above / wanted) == pytest.approx(1.5, rel=1e-9)
+    assert wanted == pytest.approx(1.2, rel=0.3)
+    exact = testing.twin(bare, [0.3, -0.6], noise=False).problem.with_error_parameters(["y"], z=jnp.array([0.3, -0.6]))
+    assert float(exact.theta(jnp.zeros(3))["y_model_error"]) == pytest.approx(0.03)
 
 
 def test_a_share_goes_by_the_default_run_and_keeps_a_level_that_is_there():

@@ -106,6 +106,23 @@ def test_errors_that_are_not_there_are_said_to_be_unseen():
     assert bool(estimate.table["unseen"][-1, 0, 0])
 
 
+def said_of(number, error, parts, seed=1):
+    problem = one_stream(number, 2, error, seed)
+    estimate = estimate_errors(problem, solved(problem), parts={"flux": parts})
+    return [sentence for sentence in estimate.sentences if "is the prior" in sentence]
+
+
+def test_what_leans_on_the_prior_is_said_with_its_reason():
+    """Of a constant: nothing to be seen, or few values. Of a season and a memory that the values do not tell either."""
+    unseen = said_of(300, ModelError(0.0), ("constant",))
+    assert len(unseen) == 1 and "no model error is seen beside the measurement error of 0.1" in unseen[0]
+    few = said_of(5, ModelError(1.0), ("constant",))
+    assert len(few) == 1 and "since there are few independent values" in few[0]
+    assert said_of(300, ModelError(1.0), ("constant",)) == []
+    short = said_of(14, ModelError(1.0), ("constant", "seasonal", "days"))
+    assert any("known of the season" in sentence for sentence in short) and any("known of the memory" in sentence for sentence in short)
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("method", ["desroziers", "residuals"])
 def test_what_is_not_seen_has_no_memory(method):

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import kstest
 
 from landcal_jax import plot_history_matching as plots
 from landcal_jax.blackbox import BlackBoxForward
@@ -32,6 +33,10 @@ def box():
         return {"p": theta["a"][None, None], "q": theta["b"][None, None]}
 
     return Problem(space(), FunctionForward(model), streams(p=0.2, q=-0.3))
+
+
+def never(theta):
+    raise AssertionError("the model was run")
 
 
 def test_implausibility_is_a_distance_in_standard_deviations():
@@ -115,6 +120,9 @@ def test_an_emulator_that_learned_nothing_rules_nothing_out():
     assert history.waves[0].judge.used.tolist() == [True, False]
     assert "learned nothing: q (R2" in str(history)
     assert abs(history.fraction - 0.15) < 4 * history.fraction_error
+    again = history_match(Problem(space(), FunctionForward(lambda theta: {"q": model(theta)["q"]}), streams(q=0.9)), waves=1,
+                          runs_a_wave=40, **SMALL)
+    assert again.fraction == 1.0 and again.status.startswith("Wave 1 rules out nothing: no emulator learned anything")
 
 
 def external(folder=None):
@@ -160,6 +168,66 @@ def test_the_two_halves_of_a_wave_are_for_models_that_run_elsewhere():
         history.told(z, np.zeros((25, 3)))
 
 
+def test_waves_of_a_model_that_runs_elsewhere_are_kept_between_them(tmp_path):
+    def runs(z):
+        theta = history.problem.space.physical(jnp.asarray(z))
+        return np.column_stack([theta["a"], theta["b"]])
+
+    history = History.of(box(), points=1024, key=0)
+    assert history.resumed(tmp_path) is history
+    first = history.design(20, key=1)
+    history = history.told(first, runs(first), key=2)
+    history.save(tmp_path)
+    later = History.of(box(), points=1024, key=0).resumed(tmp_path)
+    second = later.design(20, key=3)
+    np.testing.assert_array_equal(second, history.design(20, key=3))
+    one, other = (each.told(second, runs(second), key=4) for each in (history, later))
+    np.testing.assert_array_equal(one.cloud.u, other.cloud.u)
+    np.testing.assert_array_equal(one.waves[0].judge.r2, other.waves[0].judge.r2)
+    assert str(one) == str(other) and other.runs == 40
+    other.save(tmp_path)
+    one.save(tmp_path)  # the same, which changes nothing
+    assert len(history.resumed(tmp_path).waves) == 2 and sorted(path.name for path in tmp_path.iterdir()) == ["wave_01.npz", "wave_02.npz"]
+    with pytest.raises(ValueError, match="the runs of wave 2 in"):
+        history.told(first, runs(first), key=4).save(tmp_path)
+    with pytest.raises(ValueError, match="one of another run"):
+        History.of(box(), points=1024, key=0, valmax=1).resumed(tmp_path)
+
+
+def test_a_millionth_of_the_prior_is_drawn_uniformly():
+    names = tuple("abcdef")
+
+    def model(theta):
+        return {name: theta[name][None, None] for name in names}
+
+    wide = ParameterSpace({name: Parameter.uniform(-1.0, 1.0) for name in names})
+    observations = streams(0.1 / 3, **{name: 0.3 for name in names})
+    history = history_match(Problem(wide, FunctionForward(model), observations), waves=1, runs_a_wave=30, progress=False, key=0)
+    # 0.2 of 2 for each of six parameters.
+    assert abs(history.fraction - 1e-6) < 4 * history.fraction_error < 0.8e-6
+    theta = np.asarray(history.posterior(500).matrix())
+    assert (np.abs(theta - 0.3) < 0.1 + 1e-4).all()
+    assert all(kstest((theta[:, n] - 0.2) / 0.2, "uniform").pvalue > 0.001 for n in range(6))
+    np.testing.assert_allclose(np.corrcoef(theta.T)[np.triu_indices(6, 1)], 0.0, atol=0.25)
+
+
+def test_bins_of_correlated_parameters_have_their_own_share_of_the_prior():
+    about = {name: Parameter.normal(0.0, 1.0) for name in ("a", "b")}
+    tied = ParameterSpace(about, correlation=[[1.0, 0.5], [0.5, 1.0]])
+
+    def model(theta):
+        return {"p": theta["a"][None, None], "q": theta["b"][None, None]}
+
+    problem = Problem(tied, FunctionForward(model), streams(10.0, p=0.0, q=0.0))
+    history = History.of(problem, points=8192).told(z := np.random.default_rng(0).standard_normal((20, 2)),
+                                                    np.asarray(tied.flatten(tied.physical(jnp.asarray(z)))))
+    assert history.fraction == 1.0
+    # Nothing is ruled out: all of every bin is left, though the prior has little in those of opposite ends.
+    density = history.matrix(bins=4, points=512)["density"].values[0, 1]
+    np.testing.assert_allclose(np.diag(density), 1.0, atol=0.03)
+    np.testing.assert_allclose(density, 1.0, atol=0.25)
+
+
 def test_tables_and_figures_say_what_is_left(boxed):
     ds, pairs = boxed.to_xarray(), boxed.matrix(bins=10, points=2048)
     assert ds["fraction"].values[-1] == boxed.fraction and ds["values"].shape == (2, 20, 2) and ds["design"].shape == (2, 20, 2)
@@ -180,12 +248,14 @@ def test_tables_and_figures_say_what_is_left(boxed):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"cutoff": 0.0}, "a cutoff above 0"), ({"valmax": 2}, "valmax of 0 to 1"), ({"waves": 0}, "one wave or more"),
+    ({"cutoff": 0.0}, "a cutoff above 0"), ({"cutoff": np.nan}, "a cutoff above 0"), ({"valmax": 2}, "valmax of 0 to 1"),
+    ({"waves": 0}, "one wave or more"), ({"mean": "cubic"}, "a mean of constant"), ({"least": 0.0}, "least in 0 to 1"),
+    ({"runs_a_wave": 4}, "5 runs or more"), ({"mean": "quadratic", "runs_a_wave": 7}, "8 runs or more"),
     ({"stop": ("never",)}, '"settled" and "certain"'), ({"discrepancy": {"p": -1.0}}, "of zero or more"),
     ({"points": 1000}, "power of two")])
 def test_mistakes_are_said(options, words):
-    with pytest.raises(ValueError, match=words):
-        history_match(box(), **(SMALL | options))
+    with pytest.raises(ValueError, match=words):  # before any run
+        history_match(Problem(space(), FunctionForward(never), streams(p=0.2, q=-0.3)), **(SMALL | options))
     with pytest.raises(KeyError, match="discrepancies of the streams"):
         targets_of(streams(p=1.0), {"r": 1.0})
     with pytest.raises(ValueError, match="1 to 200 observed values"):

@@ -1,11 +1,13 @@
 """Scalars of one series against closed forms, with gaps, and where they cannot be computed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landcal_jax.measures import Series, dimensionless, per_day, same_units
+from landcal_jax.measures import Measure, Series, dimensionless, per_day, same_units
 from landcal_jax.metric_reading import series_of
 from landcal_jax.metrics import (
     amplitude,
@@ -199,6 +201,69 @@ def test_days_about_new_year_stay_together():
         assert float(day_of_peak(1, centre=1.0)(series)) == pytest.approx(shift, abs=0.01)
     assert float(day_of_peak(1)(late)) == pytest.approx(360.0, abs=0.01)
     assert float(season_start(0.5, 1, centre=1.0)(early)) == pytest.approx(5 - 365 / 4, abs=0.01)
+
+
+def every(step, day):
+    """A cosine of three years that is highest on this day, as a value every so many days from each 1 January."""
+    days = np.concatenate([np.datetime64(f"{year}-01-01") + np.arange(0, 365, step) for year in (2003, 2005, 2006)])
+    of_year = (days - days.astype("datetime64[Y]")).astype(int) + 1.0
+    return one(np.cos(2 * np.pi * (of_year - day) / 365), days=days)
+
+
+@pytest.mark.parametrize("step", [1, 8, 16])
+def test_timing_of_a_sparse_series_moves_with_it(step):
+    """No staircase: half-day steps of the phase come back to a tenth of a day and with a slope of one."""
+    phases, quarter = np.arange(176.0, 186.0, 0.5), 365 / 4
+    for measure, away in ((day_of_peak(), 0.0), (season_start(0.5), -quarter), (season_end(0.5), quarter)):
+        found = np.array([float(measure(every(step, day))) for day in phases])
+        np.testing.assert_allclose(found, phases + away, atol=0.1)
+        np.testing.assert_allclose(np.diff(found) / 0.5, 1.0, atol=0.1)
+    assert np.isnan(day_of_peak()(every(30, 180.0))) and float(day_of_peak(31)(every(30, 180.0))) == pytest.approx(180.0, abs=0.5)
+
+
+def test_a_modelled_day_is_given_near_the_observed_one():
+    late, early = seasonal(day=363.0), seasonal(day=2.0)
+    assert float(day_of_peak()(one(early, late))) == pytest.approx(367.0, abs=0.05)
+    assert float(day_of_peak()(one(late, early))) == pytest.approx(-2.0, abs=0.05)
+    assert float(day_of_peak(centre=183.0)(one(early, late))) == pytest.approx(2.0, abs=0.05)
+    assert float(season_start(0.5)(one(seasonal(day=90.0), seasonal(day=95.0)))) == pytest.approx(90 - 365 / 4, abs=0.1)
+
+
+def test_days_by_year_are_averaged_on_their_circle():
+    year = DAYS.astype("datetime64[Y]").astype(int) - 33
+    by_year = np.choose(year, [seasonal(day=day) for day in (360.0, 2.0, 4.0)])
+    assert float(yearly(day_of_peak())(one(by_year))) == pytest.approx((360 + 367 + 369) / 3, abs=0.3)
+    assert float(yearly(day_of_peak(), spread=True)(one(by_year))) == pytest.approx(np.std([-5, 2, 4], ddof=1), abs=0.3)
+
+
+def test_years_and_windows_of_the_south():
+    southern = dataclasses.replace(one(seasonal(day=10.0)), south=jnp.asarray(True))
+    northern = one(np.roll(seasonal(day=10.0), 184))  # the same half a year later
+    assert float(spring_slope(southern)) == pytest.approx(float(spring_slope(northern)), rel=0.03)
+    assert float(spring_slope(southern)) > 0 > float(spring_slope(one(seasonal(day=10.0))))
+    # Each year from July on has another summer; only whole ones are compared by calendar years in the north.
+    season = (DAYS.astype("datetime64[M]").astype(int) - 6) // 12 - 32
+    h = seasonal(day=10.0) * np.array([1.0, 2.0, 4.0, 8.0])[season]
+    peaks = [float(peak()(one(h, mask=season == number))) for number in (1, 2)]
+    assert float(yearly(peak(), start="07-01")(one(h))) == pytest.approx(np.mean(peaks), rel=1e-12)
+    assert float(yearly(peak())(dataclasses.replace(one(h), south=jnp.asarray(True)))) == pytest.approx(np.mean(peaks), rel=1e-12)
+
+
+def test_a_constant_that_is_no_binary_number_does_not_vary():
+    z = RNG.normal(size=DAYS.size)
+    for measure in (correlation, kge):
+        assert np.isnan(measure(one(np.full(DAYS.size, 0.1), z)))
+    for measure in (nse, correlation, kge):
+        assert np.isnan(measure(one(z, np.full(DAYS.size, 0.1))))
+
+
+def test_measures_of_ones_own_are_checked():
+    with pytest.raises(TypeError, match="a function of a Series"):
+        Measure("rmsd", "RMSD", same_units)
+    with pytest.raises(TypeError, match="a measure, or a function"):
+        yearly("peak")
+    with pytest.raises(ValueError, match="two values"):
+        slope("03-01", "05-31", least=0)
 
 
 def test_a_year_with_a_hole_gives_no_cycle():

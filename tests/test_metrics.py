@@ -9,13 +9,17 @@ from test_problem import two_pool_problem
 import landcal_jax as lc
 from landcal_jax import testing
 from landcal_jax.blackbox import BlackBoxForward
+from landcal_jax.emulator import emulate
 from landcal_jax.error_model import ModelError
 from landcal_jax.forward import FunctionForward
+from landcal_jax.history_matching import history_match
+from landcal_jax.members import run_members
 from landcal_jax.metrics import (
     Metric,
     Stock,
     amplitude,
     bias,
+    day_of_peak,
     initial,
     mean,
     months,
@@ -31,6 +35,7 @@ from landcal_jax.observations import ExponentialCorrelation, Observations, Strea
 from landcal_jax.operators import Pick
 from landcal_jax.parameters import Parameter, ParameterSpace
 from landcal_jax.problem import Problem, costs, evaluate
+from landcal_jax.sensitivity import morris
 
 DAYS = np.arange("2001-01-01", "2003-01-01", dtype="datetime64[D]")
 DAY = jnp.asarray(np.arange(DAYS.size) % 365 + 1.0)
@@ -167,6 +172,35 @@ def test_a_site_that_gives_nan_derivatives_does_no_harm(inner):
     assert np.isfinite(jax.jvp(made.cost, (jnp.zeros(3),), (jnp.ones(3),))[1])
 
 
+def test_metrics_that_a_site_does_not_have_are_no_failed_runs(inner):
+    def breaks(theta):
+        if theta["level"] > 3.0:
+            raise FloatingPointError("no such soil")
+        return {name: np.asarray(values) for name, values in seasons(theta).items()}
+
+    observations, two = observed(), {name: METRICS[name] for name in ("nee_mean", "spring")}
+    external = BlackBoxForward(breaks, observations=observations, workers=1)
+    inside, outside = with_metrics(inner, two), with_metrics(Problem(SPACE, external, observations), two)
+    history = history_match(outside, waves=1, points=512, progress=False)
+    z, targets = history.waves[0].z, ["nee_mean[North]", "nee_mean[South]", "nee_mean[Gap]", "spring[North]", "spring[South]"]
+    failed = int((np.asarray(SPACE.physical(jnp.asarray(z))["level"]) > 3.0).sum())
+    assert 0 < failed == (~history.waves[0].finished).sum() == emulate(outside, z).failed == run_members(outside, z).failures
+    assert run_members(inside, z).finished.all() and list(history.targets.labels) == targets
+    for made in (inside, outside):
+        effects = morris(made, runs=40, key=0)
+        assert list(effects["output"].values) == targets and np.isfinite(effects["mu_star"]).all()
+        assert ("runs failed" in effects.attrs["sentences"]) == (made is outside) and "No run has" not in effects.attrs["sentences"]
+
+
+def test_sensitivity_is_of_metrics_without_a_target_too(inner):
+    made = with_metrics(inner, {"mean": METRICS["nee_mean"], "gpp": Metric("gpp", mean, units="gC m-2 d-1")})
+    effects = morris(made, runs=40, key=0)
+    assert [name for name in effects["output"].values if name.startswith("gpp")] == [f"gpp[{site}]" for site in SITES]
+    # GPP is twice NEE, of all days and not the observed ones alone.
+    level = effects["mu_star"].sel(parameter="level")
+    np.testing.assert_allclose(level.sel(output="gpp[North]"), 2.0 * level.sel(output="mean[North]"), rtol=1e-6)
+
+
 def test_a_metric_that_no_site_has_is_refused(inner):
     with pytest.raises(ValueError, match="at one site at least"):
         with_metrics(inner, {"few": Metric("nee", slope("03-01", "05-31", least=1000))})
@@ -211,6 +245,41 @@ def test_errors_that_go_together_are_noted(inner):
     notes = [note for note in made.observations.notes if "taken as independent" in note]
     # Both are the mean of the errors, with the sign of model minus observation.
     assert len(notes) == 1 and "those of mean and bias correlate by 1.00" in notes[0] and "other pairs" not in notes[0]
+
+
+def test_days_of_the_year_lie_on_a_circle_at_southern_sites_too():
+    def peaking(theta):
+        return {"gpp": 3.0 * jnp.stack([jnp.cos(2 * jnp.pi * (DAY - at - theta["late"]) / 365) for at in (180.0, 363.0)])}
+
+    space = ParameterSpace({"late": Parameter.normal(0.0, 5.0)})
+    gpp = np.asarray(peaking({"late": 0.0})["gpp"]) + 0.5 * np.random.default_rng(3).standard_normal((2, DAYS.size))
+    inner = Problem(space, FunctionForward(peaking), Observations({"gpp": Stream(gpp, 0.5, time=DAYS)}, sites=("north", "south")))
+    made = with_metrics(inner, {"day": Metric("gpp", day_of_peak()), "given": Metric("gpp", day_of_peak())}, targets={"given": [180.0, 2.0]})
+    target, sigma = (np.asarray(values)[:, 0] for values in (made.observations["day"].values, made.observations["day"].sigma))
+    np.testing.assert_allclose(target, [180.0, 363.0], atol=4.0)
+    assert (sigma < 5.0).all() and (sigma > 0.2).all()
+    for late in (-6.0, 6.0):
+        predicted = made.predict(space.whiten({"late": late}))
+        np.testing.assert_allclose(predicted["day"][:, 0], np.array([180.0, 363.0]) + late, atol=0.1)
+        # Near the target that was given, which is 2 January.
+        np.testing.assert_allclose(predicted["given"][:, 0], np.array([180.0, -2.0]) + late, atol=0.1)
+
+
+def test_windows_of_the_south_are_those_of_the_sites_that_are_named(inner):
+    north, south = (with_metrics(inner, {"spring": Metric("nee", spring_slope, south=sites)}) for sites in ((), ["South"]))
+    spring = [np.asarray(made.predict(jnp.zeros(3))["spring"])[:2, 0] for made in (north, south)]
+    assert spring[0][0] == spring[1][0] > 0 and spring[0][1] < 0 < spring[1][1]
+    with pytest.raises(KeyError, match="sites among North"):
+        with_metrics(inner, {"spring": Metric("nee", spring_slope, south=["Gone"])})
+
+
+def test_functions_that_are_no_measures_are_refused(inner):
+    with pytest.raises(TypeError, match="a measure, or a function"):
+        Metric("nee", "rmsd")
+    for function in (lambda series: np.mean(series.modelled), lambda series: 1.0 if jnp.nanmean(series.modelled) > 0 else 0.0,
+                     lambda series: float(jnp.nanmean(series.modelled))):
+        with pytest.raises(TypeError, match=r"jax\.numpy instead of numpy"):
+            with_metrics(inner, {"own": Metric("nee", function)})
 
 
 # ---------------------------------------------------------------------- outputs that nobody observes

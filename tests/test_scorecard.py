@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from landcal_jax import plot_scorecard
-from landcal_jax.metrics import bias, rmsd
+from landcal_jax.metrics import bias, correlation, day_of_peak, kge, peak, rmsd
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.scorecard import Leads, days_since, scorecard, scorecard_objective, season_of, sentences
 
@@ -208,13 +208,56 @@ def test_mistakes_are_said():
         (KeyError, "regions of the sites A, B, C", {"regions": {"x": ("D",)}}), (ValueError, "level between", {"level": 2.0}),
         (ValueError, "times of the stream nee", {"observations": timeless}), (ValueError, "labels of columns", {
             "by": lambda time: np.full(time.shape, "")}), (KeyError, "labels of the stream heat", {"by": {"nee": np.zeros(SHAPE)}}),
-        (ValueError, "runs of some of the streams", {"experiment": {}, "reference": {}})]
+        (ValueError, "runs of some of the streams", {"experiment": {}, "reference": {}}), (ValueError, "columns by season", {"by": "week"}),
+        (TypeError, "a list of names", {"regions": {"n": "A"}}), (TypeError, "a measure, or a function", {"score": "rmsd"}),
+        (TypeError, "operations of JAX", {"score": lambda series: np.mean(series.modelled)}), (TypeError, "columns by a word", {"by": 3}),
+        (ValueError, "a cell with a weight", {"score": peak()}), (ValueError, "a cell with a weight", {"reference": VALUES})]
     for error, words, other in cases:
         given = {"observations": OBSERVED, "experiment": EXPERIMENT, "reference": REFERENCE} | other
         with pytest.raises(error, match=words):
             scorecard(**given)
     with pytest.raises(ValueError, match="a cell with a weight"):
         scorecard_objective(OBSERVED, VALUES, by=None)
+
+
+def test_a_score_that_is_lost_is_no_gain(tmp_path):
+    """Where the measure is undefined for the experiment alone, it may not look better for that."""
+    winter, flat = season_of(DAYS) == "DJF", {name: values.copy() for name, values in EXPERIMENT.items()}
+    flat["nee"][:, winter] = 0.0
+    card = scorecard(OBSERVED, flat, REFERENCE, score=correlation)
+    assert np.isnan(card["overall"]) and np.isnan(card["overall_error"]) and int(card["lost"].sum()) == 1
+    assert any("In 1 cell correlation is undefined for the experiment" in line and "nee, all, DJF" in line for line in sentences(card))
+    objective = scorecard_objective(OBSERVED, REFERENCE, score=correlation)
+    assert np.isnan(objective(flat)) and np.isfinite(objective(EXPERIMENT))
+    dead = {name: values.copy() for name, values in EXPERIMENT.items()}
+    dead["nee"][0] = 0.0  # one site of three
+    assert int(scorecard(OBSERVED, dead, REFERENCE, score=kge)["lost"].sum()) == 4
+    without = scorecard(OBSERVED, flat, REFERENCE, score=correlation, weights={"nee": 0.0})
+    assert np.isfinite(without["overall"]) and np.isfinite(without["overall_error"])
+    figure = plot_scorecard.scorecard(card)
+    assert sum(line.get_marker() == "x" for axis in figure.axes for line in axis.get_lines()) == 1 and "not known" in figure.get_supxlabel()
+
+
+def test_days_of_the_year_are_compared_on_their_circle():
+    day = np.arange(DAYS.size) % 365.25 + 1
+
+    def peaking(at):
+        return {"gpp": np.stack([np.cos(2 * np.pi * (day - one) / 365.25) for one in at])}
+
+    observations = Observations({"gpp": Stream(peaking((363, 180))["gpp"], 0.1, time=DAYS)}, sites=("south", "north"))
+    card = scorecard(observations, peaking((367, 184)), peaking((355, 172)), by=None, score=day_of_peak(),
+                     regions={"south": ("south",), "north": ("north",)})
+    np.testing.assert_allclose(card["experiment"].values.ravel(), 4.0, atol=0.1)
+    np.testing.assert_allclose(card["reference"].values.ravel(), 8.0, atol=0.1)
+    np.testing.assert_allclose(card["difference"].values.ravel(), -0.5, atol=0.02)
+
+
+def test_columns_are_words_and_have_their_names():
+    leads = days_since("2001-01-01", [0, 365, 730])
+    for by, name, labels in (("month", "month", ("Jan", "Dec")), ("year", "year", ("2001", "2003")), ("season", "season", ("DJF", "SON")),
+                             (leads, "lead time [d]", (365.0, 730.0)), (lambda time: np.full(time.shape, "x"), "column", ("x", "x"))):
+        card = scorecard(OBSERVED, EXPERIMENT, REFERENCE, by=by, block_days=1000)
+        assert card["column"].attrs["long_name"] == name and (card["column"].values[0], card["column"].values[-1]) == labels
 
 
 # ---------------------------------------------------------------------- the figure

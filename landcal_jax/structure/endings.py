@@ -31,6 +31,8 @@ HIDES = 0.1
 """Share of J by which it must fall to hide what is wrong with the model."""
 STEPS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of the Gauss-Newton step that are tried
 DRAWS = 400  # of the posterior, for its importance weights
+USELESS = 1.0
+"""Pareto k-hat from which importance weights have no mean: the Gaussian says nothing of the posterior then."""
 LONGER = "Run the chains longer, or from the other side of what separates them."
 OF_CHAINS = {
     "did not move": "Start the sampler from another result, and look at its acceptance and its step.",
@@ -100,7 +102,8 @@ def of_posterior(problem: Problem, posterior: Posterior | None, diagnosis: Any) 
         if not found.passed:
             yield Finding("posterior", f"The posterior is not the Gaussian that stands for it: {found.sentence}",
                           "Intervals of single parameters may still hold; for sets of parameters, and for what follows from them, sample: "
-                          "nuts(problem, result, posterior=posterior), or smc(problem).", numbers={"k_hat": found.k_hat})
+                          "nuts(problem, result, posterior=posterior), or smc(problem).", alarm=found.k_hat > USELESS,
+                          numbers={"k_hat": found.k_hat})
 
 
 def _line(error: ValueError) -> str:
@@ -131,8 +134,8 @@ def _variance(error: MapError) -> Array:
     return error.diagonal + jnp.einsum("k,kso->so", error.variances, error.basis**2)
 
 
-def in_force(problem: Problem, z: np.ndarray) -> Observations:
+def in_force(problem: Problem, z: np.ndarray | Array) -> Observations:
     """The observations with the errors that J has at z: those of theta, and of the forward map, whose values are taken to err alone."""
     observations = problem.observations_at(problem.theta(jnp.asarray(z)))
-    found = {name: widened(observations[name], jnp.asarray(variance)) for name, variance in errors_of_map(problem, z).items()}
+    found = {name: widened(observations[name], _variance(error)) for name, error in problem.error_of_map(jnp.asarray(z)).items()}
     return observations.with_streams(found) if found else observations

@@ -38,7 +38,6 @@ from landcal_jax.structure.predictive import predictive_checks
 from landcal_jax.structure.score_tests import (
     Named,
     Scores,
-    Whitened,
     check_alarm,
     groups_of,
     refitted,
@@ -54,7 +53,7 @@ AS_GOOD = 3.0
 FAR_LOUDER = np.log(1e3)
 """Difference of log p by which a site conflict must stand out more than the likeliest cause to come before it."""
 DRAWS = 400
-"""Draws of the posterior for the predictive checks."""
+"""Draws of the posterior for the predictive checks, at most."""
 
 
 class Findings(Examined):
@@ -80,7 +79,8 @@ def examine(
     findings of others, to be ranked with these. `diagnosis`: that of the chains of a sampler outside of this package, anything with
     `sentences` and `passed`. `refits`: calibrate anew with the candidates that stand out and on parts of the data; without it their
     order is that of the tangent. `members`: runs over the prior, to see which fail; without it 200 of a model in JAX, and none of
-    one that JAX cannot compile, which may take long. `alarm`: the chance that a right model raises any alarm.
+    one that JAX cannot compile, which may take long; as many draws of a posterior that is no Gaussian are run with such a model for
+    the predictive checks. `alarm`: the chance that a right model raises any alarm.
 
     Raises TypeError for a model without tangent-linear, ValueError if the run at z is not finite, if there is no result, for a posterior
     of other parameters, and for an `alarm` that is no chance.
@@ -93,7 +93,8 @@ def examine(
     directions = whitened_directions(observations, signals, problem.predict(jnp.asarray(z)), whitened)
     scores = score_tests(whitened, signals.candidates, directions, alarm=alarm / 2, seed=seed)
     named = refitted(scores, signals, observations, jnp.asarray(z), whitened) if refits else _loud(scores)
-    said = [*_signs(problem, observations, whitened, z, _draws(posterior, whitened, z, seed), refits, seed),
+    tested = Tested.of(whitened, observations)
+    said = [*_signs(problem, observations, tested, z, refits), *_predicted(problem, observations, tested, z, posterior, members, seed),
             *_failures(problem, result, members, seed)]
     signs = [each for each in said if isinstance(each, Finding)]
     tests = sum(each.tests for each in signs if not np.isnan(each.log_p))
@@ -133,10 +134,9 @@ def _given(calibrated: Calibration | Problem, result: Result | Array | None, pos
     return problem, result, posterior, title
 
 
-def _signs(problem: Problem, observations: Observations, whitened: Whitened, z: np.ndarray, draws: np.ndarray, refits: bool, seed: int,
-           ) -> Iterator[Finding | str]:
-    """All signs that something is wrong, and sentences about what could not be tested."""
-    tested = Tested.of(whitened, observations)
+def _signs(problem: Problem, observations: Observations, tested: Tested, z: np.ndarray, refits: bool) -> Iterator[Finding | str]:
+    """Signs that something is wrong, but those of replicates, and sentences about what could not be tested."""
+    whitened = tested.whitened
     yield from (f"{name} was not tested: it has no value with a weight above zero."
                 for name, rows in whitened.rows.items() if not len(rows))
     yield from checks.sizes(tested, observations.sites)
@@ -147,7 +147,6 @@ def _signs(problem: Problem, observations: Observations, whitened: Whitened, z: 
     yield from parameters.moved(problem, z)
     yield from parameters.bounds(problem, whitened, z)
     yield from parameters.unseen(problem, whitened)
-    yield from predictive_checks(problem, observations, tested, z, draws, seed)
 
 
 def _failures(problem: Problem, result: Result | Array, members: int | None, seed: int) -> Iterator[Finding | str]:
@@ -180,12 +179,28 @@ def _weight(finding: Finding) -> tuple[bool, float]:
     return not finding.alarm, float(np.nan_to_num(finding.log_p, nan=np.log(1e-5)))
 
 
-def _draws(posterior: Posterior | None, whitened: Whitened, z: np.ndarray, seed: int) -> np.ndarray:
-    """Draws of the posterior (draw, n), evenly from all of its chains; of the Gauss-Newton approximation where none is given."""
-    if posterior is not None:
-        return np.asarray(posterior.z)[np.unique(np.linspace(0, len(posterior.z) - 1, DRAWS).astype(int))]
-    root = np.linalg.cholesky(np.linalg.inv(whitened.G.T @ whitened.G))
-    return z + np.asarray(jax.random.normal(jax.random.key(seed), (DRAWS, len(z)))) @ root.T
+def _predicted(problem: Problem, observations: Observations, tested: Tested, z: np.ndarray, posterior: Posterior | None,
+               members: int | None, seed: int) -> Iterator[Finding | str]:
+    """Predictive checks by draws of the posterior, evenly from all of its chains; of the Gauss-Newton approximation where none is given.
+
+    Draws that are no Gaussian's are run, of a model that JAX cannot compile as many as `members` says.
+    """
+    if posterior is None or posterior.gaussian:
+        if posterior is None:
+            root = np.linalg.cholesky(np.linalg.inv(tested.whitened.G.T @ tested.whitened.G))
+            draws = z + np.asarray(jax.random.normal(jax.random.key(seed), (DRAWS, len(z)))) @ root.T
+        else:
+            draws = _thinned(posterior, DRAWS)
+        return predictive_checks(problem, observations, tested, z, draws, True, seed)
+    number = DRAWS if problem.forward.traceable else min(members or 0, DRAWS)
+    if not number:
+        return iter([f"Replicates of the observations were not made, since they need runs with draws of the posterior, and "
+                     f"{problem.forward.description} may take long: examine(..., members=50) makes them."])
+    return predictive_checks(problem, observations, tested, z, _thinned(posterior, number), False, seed)
+
+
+def _thinned(posterior: Posterior, number: int) -> np.ndarray:
+    return np.asarray(posterior.z)[np.unique(np.linspace(0, len(posterior.z) - 1, number).astype(int))]
 
 
 def _loud(scores: Scores) -> list[Named]:

@@ -19,7 +19,7 @@ CLASS_WORDS = {"driver": "driver", "process": "process", "observation": "observa
 def evidence(findings: Examined) -> Figure:
     """The candidates that stand out most, by |t| with the thresholds of their classes, the best of each group."""
     scores = findings.scores
-    best: dict[tuple[str, str], int] = {}
+    best: dict[tuple[str, ...], int] = {}
     for index in np.argsort(-np.abs(scores.t)):
         best.setdefault(scores.candidates[index].group, int(index))
     shown = list(best.values())[:MOST][::-1]
@@ -29,7 +29,7 @@ def evidence(findings: Examined) -> Figure:
     colours = [ALARM if scores.loud[index] else OBSERVED for index in shown]
     axis.barh(np.arange(len(shown)), size, color=colours, height=0.62)
     for place, index in enumerate(shown):
-        limit = scores.thresholds[scores.candidates[index].kind]
+        limit = scores.thresholds[scores.candidates[index].family]
         axis.plot([limit, limit], [place - 0.42, place + 0.42], color=INK, linewidth=1.6)
     axis.set_yticks(np.arange(len(shown)), [_short(findings, index) for index in shown])
     tidy(axis, "|t| of the best candidate of the group (black: alarm threshold of its class)")

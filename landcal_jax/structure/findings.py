@@ -123,10 +123,11 @@ class Examined:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentences of all alarms in their order; one that says so if there is none."""
+        """The sentences of all alarms in their order; one that says so if there is none, with what weakens it without an alarm."""
         if self.quiet:
+            limits = "".join(f" But: {each.sentence}" for each in self.found if each.kind == "posterior")
             return (f"Nothing stands out of chance: {len(self.scores.t)} candidates for an error of the model and "
-                    f"{sum(not np.isnan(each.log_p) for each in self.found)} tests of its residuals and parameters are quiet.",)
+                    f"{sum(not np.isnan(each.log_p) for each in self.found)} tests of its residuals and parameters are quiet.{limits}",)
         return tuple(each.sentence for each in self.alarms)
 
     def __str__(self) -> str:
@@ -142,9 +143,9 @@ class Examined:
         about = {"t": scores.t, "inflation": scores.inflation, "coefficient": scores.coefficient, "coefficient_sd": scores.spread,
                  "kept": scores.kept, "candidate_log_p": scores.log_p}
         data |= {name: ("candidate", values) for name, values in about.items()}
-        data["candidate_threshold"] = "candidate", np.array([scores.thresholds[each.kind] for each in scores.candidates])
+        data["candidate_threshold"] = "candidate", np.array([scores.thresholds[each.family] for each in scores.candidates])
         data |= {f"candidate_{name}": ("candidate", np.array([getattr(each, name) for each in scores.candidates], dtype=object))
-                 for name in ("kind", "words", "detail", "unit")}
+                 for name in ("kind", "site", "words", "detail", "unit")}
         coords = {"candidate": [each.name for each in scores.candidates]}
         return xr.Dataset(data, coords, {"title": self.title, "quiet": int(self.quiet),
                                          "notes": "\n".join(self.notes)})

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array
 
-from landcal_jax.structure.tails import above
+from landcal_jax.structure.tails import above, simulated
 from landcal_jax.structure.tested import FEWEST, Tested
 
 LAGS = 10  # steps over which memory is looked for
@@ -134,7 +134,7 @@ def remembered(tested: Tested, rows: np.ndarray) -> Remembered | str:
         return value, np.einsum("...i,ij,...j", value, inverse, value)
 
     value, found = statistic(r)
-    log_p = above(float(found), len(value)) if n > SHORT else _simulated(float(found), statistic(_drawn(tested, rows))[1])
+    log_p = above(float(found), len(value)) if n > SHORT else simulated(float(found), statistic(_drawn(tested, rows))[1])
     return Remembered(pairs.days, value / pairs.counts, np.sqrt(np.diag(covariance)) / pairs.counts, log_p)
 
 
@@ -143,17 +143,3 @@ def _drawn(tested: Tested, rows: np.ndarray) -> np.ndarray:
     e = np.random.default_rng(0).standard_normal((DRAWN, len(tested.r)))
     r = e[:, rows] - (e @ tested.B) @ tested.A[rows].T
     return r - r.mean(axis=-1, keepdims=True)
-
-
-def _simulated(found: float, drawn: np.ndarray) -> float:
-    """Log of the chance of a statistic above `found`, from draws of it; in the upper tenth by the generalised Pareto distribution of their
-    mean and variance there (Hosking and Wallis 1987, Technometrics 29:339)."""
-    start = float(np.quantile(drawn, 0.9))
-    if found <= start:
-        return float(np.log(np.mean(drawn >= found)))
-    excess = drawn[drawn > start] - start
-    ratio = float(np.mean(excess) ** 2 / np.var(excess))
-    shape, scale = 0.5 * (1 - ratio), 0.5 * float(np.mean(excess)) * (1 + ratio)
-    if shape < 0.01:  # no lighter than an exponential, which has no end
-        return float(np.log(0.1) - (found - start) / np.mean(excess))
-    return float(np.log(0.1) - np.log1p(shape * (found - start) / scale) / shape)

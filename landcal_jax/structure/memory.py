@@ -123,12 +123,13 @@ def fitted(whitened: Residuals, rows: np.ndarray, together: np.ndarray | None = 
     """The memory of the residuals in `rows` of `whitened`, those of one stream at one or more sites.
 
     `together` (m, q): columns that the residuals may hold besides, such as a seasonal cycle that is tested: all are taken up like
-    parameters without a prior. `each` (m, k): candidates that the residuals may hold, each alone: one fit for each. `residuals` (m,):
-    others than those of `whitened`. Values without times and fewer than `FEWEST` are taken as white.
+    parameters without a prior. `each` (m, k, q): candidates that the residuals may hold, one fit for each, with its q columns taken up
+    like those of `together`. `residuals` (m,): others than those of `whitened`; adding what is taken up to them changes nothing. Values
+    without times and fewer than `FEWEST` are taken as white.
     """
     r = whitened.r if residuals is None else residuals
     G = whitened.G if together is None else np.concatenate([whitened.G, together], axis=1)
-    U = np.zeros((len(r), 0)) if each is None else each
+    U = np.zeros((len(r), 0, 1)) if each is None else each
     given, rows = rows, rows[np.lexsort((whitened.times[rows], whitened.sites[rows]))]
     times, sites = whitened.times[rows], whitened.sites[rows]
     others = np.ones(len(r), bool)
@@ -144,19 +145,36 @@ def fitted(whitened: Residuals, rows: np.ndarray, together: np.ndarray | None = 
     return Memory(days, shares, weights / weights.sum(axis=0), np.array(variances), whitened.sites[given], whitened.times[given])
 
 
+def _within(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Products (k, q, q) of the columns of each candidate, one and other (m, k, q)."""
+    return np.einsum("mki,mkj->kij", one, other)
+
+
+def _turned(matrices: np.ndarray, scores: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (k, q) of `matrices` (k, q, q) with columns scaled to `size` (k, q) = 1, and squares of `scores` (k, q) along them."""
+    scale = np.sqrt(np.where(size > 0, size, 1.0))
+    values, vectors = np.linalg.eigh(matrices / (scale[:, :, None] * scale[:, None, :]))
+    return values, np.einsum("kq,kqi->ki", scores / scale, vectors) ** 2
+
+
 class _Integrated:
     """Likelihood of a covariance of the residuals of one stream, parameters and variance integrated out."""
 
     def __init__(self, r, G, U, r_others, G_others, U_others):
-        self.r, self.columns, self.n = r, np.concatenate([r[:, None], G, U], axis=1), G.shape[1]
+        self.r, self.U, self.n = r, U, G.shape[1]
+        self.columns = np.concatenate([r[:, None], G, U.reshape(len(r), -1)], axis=1)
         # What the prior and the other streams say of parameters and candidates.
         self.A, self.b = G_others.T @ G_others, G_others.T @ r_others
-        self.x, self.y, self.a = G_others.T @ U_others, U_others.T @ r_others, np.sum(U_others**2, axis=0)
+        self.x, self.y = np.tensordot(G_others, U_others, (0, 0)), np.tensordot(r_others, U_others, (0, 0))
+        self.a = _within(U_others, U_others)
         inverse = np.linalg.pinv(self.A, hermitian=True)
         self.known = float(self.b @ inverse @ self.b)
-        left, score = self.a - np.sum(self.x * (inverse @ self.x), axis=0), self.y - self.x.T @ (inverse @ self.b)
-        seen = left > TOLD * (self.a + np.sum(U**2, axis=0))
-        self.start = self.known + np.where(seen, score**2 / np.where(seen, left, 1.0), 0.0)
+        left = self.a - _within(self.x, np.tensordot(inverse, self.x, 1))
+        score = self.y - np.tensordot(inverse @ self.b, self.x, 1)
+        size = self.a.diagonal(axis1=1, axis2=2) + np.sum(U**2, axis=0)
+        values, squares = _turned(left, score, size)
+        seen = values > TOLD
+        self.start = self.known + np.sum(np.where(seen, squares / np.where(seen, values, 1.0), 0.0), axis=1)
 
     def likelihood(self, weigh, log_determinant):
         """Logarithm of the likelihood, (fit,), and expected variance s^2 there; `weigh(columns)` is C^-1 times columns."""
@@ -169,12 +187,16 @@ class _Integrated:
         if not len(self.a):
             square, log_schur = np.array([base + self.known]), 0.0
         else:
-            cross = gram[1:, 1 + self.n:] + self.x
-            solved = cho_solve(S, cross)
-            own = np.sum(self.columns[:, 1 + self.n:] * product[:, 1 + self.n:], axis=0) + self.a
-            schur = np.maximum(own - np.sum(cross * solved, axis=0), 1e-12 * own)
-            square = base + self.start - (gram[0, 1 + self.n:] + self.y - solved.T @ h) ** 2 / schur
-            log_schur, degrees = np.log(schur), degrees - 1
+            shape = self.x.shape
+            cross = gram[1:, 1 + self.n:].reshape(shape) + self.x
+            solved = cho_solve(S, cross.reshape(self.n, -1)).reshape(shape)
+            own = _within(self.U, product[:, 1 + self.n:].reshape(self.U.shape)) + self.a
+            score = gram[0, 1 + self.n:].reshape(shape[1:]) + self.y - np.tensordot(h, solved, 1)
+            size = own.diagonal(axis1=1, axis2=2)
+            values, squares = _turned(own - _within(cross, solved), score, size)
+            values = np.maximum(values, 1e-12)
+            square = base + self.start - np.sum(squares / values, axis=1)
+            log_schur, degrees = np.sum(np.log(values) + np.log(size), axis=1), degrees - shape[2]
         square = np.maximum(square, 1e-12 * self.r @ self.r + 1e-300)
         return -0.5 * (degrees * np.log(square) + log_determinant + log_S + log_schur), square / max(degrees - 2, 1)
 

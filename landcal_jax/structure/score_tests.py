@@ -30,12 +30,14 @@ from landcal_jax.errors import complain
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
 from landcal_jax.structure.expansions import Refit, refit
+from landcal_jax.structure.local import local_directions
 from landcal_jax.structure.memory import fitted
 from landcal_jax.structure.signals import Candidate, Signals
 
 FELT = 1e-6
 """Size of a signal in standard deviations of the observations, for c = 1, below which it is rounding."""
 LOOKED_AT = 2.5  # |t| from which autocorrelation is taken into account, or the threshold where that is lower
+TOGETHER = 64  # candidates whose memory is fitted at once
 EACH = 2  # candidates of a group that are calibrated anew
 LEFT = 1e-4
 """Share of d'd that must be left after projection: below it the parameters can do all that the candidate does."""
@@ -108,10 +110,13 @@ def whitened_directions(observations: Observations, signals: Signals, base: dict
     x left in, the mean of d'P r is -tr(S^-1 G' dd/dz).
     """
     D = _whitened(observations, signals.directions, base, whitened)
+    D = local_directions(D, signals.places, whitened.sites)
     if signals.slopes:
         data = whitened.sites >= 0
-        x = _whitened(observations, signals.slopes, base, whitened)
-        D[data] -= whitened.G[data] @ np.linalg.solve(whitened.G.T @ whitened.G, whitened.G[data].T @ x[data])
+        x = local_directions(_whitened(observations, signals.slopes, base, whitened), signals.places, whitened.sites)
+        changing = np.flatnonzero(x.any(axis=0))
+        taken = np.linalg.solve(whitened.G.T @ whitened.G, whitened.G[data].T @ x[np.ix_(data, changing)])
+        D[np.ix_(data, changing)] -= whitened.G[data] @ taken
     return D
 
 
@@ -156,14 +161,14 @@ class Scores:
     @property
     def log_family(self) -> np.ndarray:
         """Log of the p-values for all tests together: the classes share alike, and the members of each (Bonferroni; at most 0)."""
-        kinds = [candidate.kind for candidate in self.candidates]
-        shared = np.array([np.log(kinds.count(kind) * len(self.thresholds)) for kind in kinds])
+        families = [candidate.family for candidate in self.candidates]
+        shared = np.array([np.log(families.count(family) * len(self.thresholds)) for family in families])
         return np.minimum(self.log_p + shared, 0.0)
 
     @property
     def loud(self) -> np.ndarray:
         """Which candidates are above the threshold of their class, (candidate,)."""
-        return np.abs(self.t) > np.array([self.thresholds[candidate.kind] for candidate in self.candidates])
+        return np.abs(self.t) > np.array([self.thresholds[candidate.family] for candidate in self.candidates])
 
 
 def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.ndarray, *, alarm: float = 0.025, draws: int = 4000,
@@ -180,14 +185,17 @@ def score_tests(whitened: Whitened, candidates: tuple[Candidate, ...], D: np.nda
     unit = left[:, told] / remain[told]
     score = unit.T @ whitened.project(whitened.r[:, None])[:, 0]
     chosen = tuple(candidate for candidate, good in zip(candidates, told, strict=True) if good)
-    kinds = [candidate.kind for candidate in chosen]
-    thresholds = {kind: threshold_of(unit[:, [other == kind for other in kinds]], alarm / len(set(kinds)), draws, seed)
-                  for kind in sorted(set(kinds))}
+    families = [candidate.family for candidate in chosen]
+    thresholds = {family: threshold_of(unit[:, [other == family for other in families]], alarm / len(set(families)), draws, seed)
+                  for family in sorted(set(families))}
     # Autocorrelation can only widen: what is quiet without it need not be looked at.
     inflation, large = np.ones(len(score)), np.abs(score) > min([LOOKED_AT, *thresholds.values()])
+    alike: dict[int, list[int]] = {}
     for index in np.flatnonzero(large):
-        inflation[index] = inflations(whitened, unit[:, [index]], whitened.r[:, None] - unit[:, [index]] * score[index],
-                                      beside_of(chosen, unit, index))[0]
+        alike.setdefault(len(beside_of(chosen, index)), []).append(int(index))
+    for indices in (own[start : start + TOGETHER] for own in alike.values() for start in range(0, len(own), TOGETHER)):
+        beside = np.stack([unit[:, beside_of(chosen, index)] for index in indices], axis=1)
+        inflation[indices] = inflations(whitened, unit[:, indices], whitened.r[:, None] - unit[:, indices] * score[indices], beside)
     t = score / inflation
     return Scores(chosen, t, inflation, score / remain[told], inflation / remain[told], (remain / np.where(size > 0, size, 1))[told],
                   np.log(2) + log_ndtr(-np.abs(t)), thresholds, unit)
@@ -227,31 +235,32 @@ def threshold_of(unit: np.ndarray, alarm: float, draws: int, seed: int) -> float
     return 0.5 * (low + high)
 
 
-def beside_of(candidates: tuple[Candidate, ...], unit: np.ndarray, index: int) -> np.ndarray:
-    """Columns of `unit` (m, candidate) of the other shapes of the same bias, (m, q): its offset, its factor and its drift come together.
+def beside_of(candidates: tuple[Candidate, ...], index: int) -> list[int]:
+    """The other shapes of the same bias: its offset, its factor and its drift come together.
 
     Two of them in the residuals would each count as the memory of what the other leaves. None for processes, whose groups are large.
     """
     of = candidates[index]
-    same = [other for other, each in enumerate(candidates) if each.group == of.group and other != index and of.kind != "process"]
-    return unit[:, same]
+    return [other for other, each in enumerate(candidates) if each.group == of.group and other != index and of.kind != "process"]
 
 
-def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray, beside: np.ndarray) -> np.ndarray:
-    """By which the standard deviation of u'e is above one, (k,), for columns u of `unit` (m, k) and residuals `errors` (m, k or 1).
+def inflations(whitened: Whitened, unit: np.ndarray, errors: np.ndarray, beside: np.ndarray, residuals: np.ndarray | None = None,
+               ) -> np.ndarray:
+    """By which the standard deviation of u'e is above one, (k,), for columns u of `unit` (m, k) and the residuals `errors` (m, k) of each.
 
-    `beside` (m, q): what the residuals may hold beside u.
+    `beside` (m, k, q): what the residuals may hold beside u. `residuals` (m,): those that `errors` are what is left of, where they are not
+    those of `whitened`.
     """
     # The prior's rows are one draw each: what they bring is taken as their variance is stated.
     prior = whitened.sites < 0
-    if beside.shape[1]:
-        errors = errors - beside @ np.linalg.lstsq(beside, errors, rcond=None)[0]
+    if beside.shape[2]:
+        errors = np.stack([each - own @ np.linalg.lstsq(own, each, rcond=None)[0]
+                           for each, own in zip(errors.T, beside.transpose(1, 0, 2), strict=True)], axis=1)
+    blocks = np.concatenate([unit[:, :, None], beside], axis=2)
     total = np.sum(unit[prior] ** 2, axis=0) + np.sum((unit[~prior] * errors[~prior]) ** 2, axis=0)
     for rows in whitened.rows.values():
         if len(rows) and unit.shape[1]:
-            memory = fitted(whitened, rows, together=beside if beside.shape[1] else None, each=unit,
-                            residuals=errors[:, 0] if errors.shape[1] == 1 else None)
-            total += memory.added(unit[rows])
+            total += fitted(whitened, rows, each=blocks, residuals=residuals).added(unit[rows])
     return np.sqrt(np.maximum(1.0, total))
 
 
@@ -263,7 +272,7 @@ class Named:
     its class; `refit`: the calibration with it, None where it was not made; `alarm`: whether some |t| of the group is above the threshold.
     """
 
-    group: tuple[str, str]
+    group: tuple[str, ...]
     best: int
     evidence: float
     alarm: bool
@@ -276,10 +285,11 @@ def log_evidence(scores: Scores) -> np.ndarray:
     c is N(0, size^2) and its estimate N(c, s^2), so 2 log BF = c^2/s^2 - c^2/(size^2 + s^2) - log(1 + size^2/s^2). Each class has the same
     prior chance, which its members share: neither many candidates nor absurd coefficients win because something must.
     """
-    kinds = [candidate.kind for candidate in scores.candidates]
+    families = [candidate.family for candidate in scores.candidates]
     size = np.array([candidate.size for candidate in scores.candidates])
     s, c = scores.spread, scores.coefficient
-    return 0.5 * (c**2 / s**2 - c**2 / (size**2 + s**2) - np.log1p(size**2 / s**2)) - np.log([kinds.count(kind) for kind in kinds])
+    shared = np.log([families.count(family) for family in families])
+    return 0.5 * (c**2 / s**2 - c**2 / (size**2 + s**2) - np.log1p(size**2 / s**2)) - shared
 
 
 def groups_of(scores: Scores) -> list[Named]:
@@ -287,7 +297,7 @@ def groups_of(scores: Scores) -> list[Named]:
     if not scores.candidates:
         return []
     evidence, loud = log_evidence(scores), scores.loud
-    members: dict[tuple[str, str], list[int]] = {}
+    members: dict[tuple[str, ...], list[int]] = {}
     for index, candidate in enumerate(scores.candidates):
         members.setdefault(candidate.group, []).append(index)
     named = [Named(group, best := max(indices, key=lambda i: evidence[i]), float(evidence[best]), bool(loud[indices].any()))
@@ -306,20 +316,20 @@ def refitted(scores: Scores, signals: Signals, observations: Observations, z: Ar
     if not any(each.alarm for each in groups.values()):
         return []
     names = [candidate.name for candidate in signals.candidates]
-    kinds = [candidate.kind for candidate in scores.candidates]
+    families = [candidate.family for candidate in scores.candidates]
     chosen: list[int] = []
     for index in np.argsort(-log_evidence(scores), kind="stable"):
         group = scores.candidates[index].group
         if len(chosen) < number and sum(scores.candidates[other].group == group for other in chosen) < EACH:
             chosen.append(int(index))
-    best: dict[tuple[str, str], Named] = {}
+    best: dict[tuple[str, ...], Named] = {}
     for index in chosen:
         candidate = scores.candidates[index]
         expansion = signals.expansion(names.index(candidate.name))
         found = refit(signals.expanded, observations, z, expansion, candidate.size, scores.coefficient[index])
-        beside = beside_of(scores.candidates, scores.projected, index)
+        beside = scores.projected[:, beside_of(scores.candidates, index)][:, None]
         found, gain = _robust(found, candidate.size, scores.projected[:, [index]], beside, observations, whitened)
-        gain -= np.log(kinds.count(candidate.kind))
+        gain -= np.log(families.count(candidate.family))
         if candidate.group not in best or gain > best[candidate.group].evidence:
             best[candidate.group] = replace(groups[candidate.group], best=index, refit=found, evidence=gain)
     likely = [each for each in best.values() if each.evidence > 0]
@@ -341,7 +351,7 @@ def _robust(
         rest.append(np.asarray(found.residuals[name])[mask])
     errors = np.concatenate(rest)[:, None]
     # The prior of c holds it back: what it leaves of the candidate is no sign of larger errors.
-    inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors), beside)[0])
+    inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors), beside, errors[:, 0])[0])
     # The spread has the prior of c in it: 1 / spread^2 = 1 / s^2 + 1 / size^2.
     told = max(1 / found.spread**2 - 1 / size**2, 0.0) / inflation**2
     curvature = np.linalg.slogdet(whitened.G.T @ whitened.G)[1] - found.log_curvature

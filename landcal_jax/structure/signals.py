@@ -8,6 +8,7 @@ and to all streams is in it. The classes:
   or time, theta(t) = theta exp(c s(t)). A wrong or missing response of a process looks like that to first order (Reichert and Mieleitner
   2009, Water Resour. Res. 45, W10402, find structural errors by parameters that vary in time; here they vary with a cause);
 * `observation`: an offset, a factor, or a drift of the observations of each stream;
+* of several sites, such a bias of a driver or of observations at one of them alone (`local`);
 * `user`: the caller's own.
 
 The process of a parameter is the flux of the model that it moves most within one step, all states as they are. Composite fluxes, which
@@ -33,6 +34,7 @@ from landcal_jax.models.edc import EcologicalConstraints
 from landcal_jax.problem import Problem
 from landcal_jax.structure.drivers import Driver, Response, drivers_of, responses_of, series_of
 from landcal_jax.structure.expansions import Expanded, Expansion
+from landcal_jax.structure.local import at_site, local_candidates
 
 CLASSES = ("driver", "process", "observation", "user")
 WATER = ("water", "moisture")
@@ -43,13 +45,15 @@ PLAUSIBLE, PLAUSIBLE_RESPONSE = 0.25, 0.5
 SECANT = 0.1  # of a plausible coefficient
 REPRODUCED = 1e-6  # largest relative difference between a run with constant parameters and the run of the problem
 BATCH = 128
+USERS = "candidates={name: {stream: array (site, n_obs)}}"  # how the caller gives candidates
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One candidate: `name`, its class, the group of candidates that are the same error in words, and these words.
 
-    `group` is (what, responds to what): ("respiration", "temperature"), ("driver", "shortwave"), ("observation", "nee").
+    `group` is (what, responds to what): ("respiration", "temperature"), ("driver", "shortwave"), ("observation", "nee"), and of a
+    bias at one of several sites, `site`, ("driver", "shortwave", "FR-Pue").
     `words`: what the group is, for a sentence; `detail`: what this candidate is. `unit` is that of its coefficient c, `size` what c may
     well be, the standard deviation of its prior: a quarter of the spread of a driver, of a stream (or its error, if that is more), half of
     a parameter for a response of one standard deviation.
@@ -57,17 +61,24 @@ class Candidate:
 
     name: str
     kind: str
-    group: tuple[str, str]
+    group: tuple[str, ...]
     words: str
     detail: str
     unit: str = "1"
     size: float = 1.0
+    site: str = ""
+
+    @property
+    def family(self) -> str:
+        """Among which candidates it is counted: those of its class, of one site apart from those of all."""
+        return f"{self.kind} at a site" if self.site else self.kind
 
 
 @dataclass(frozen=True)
 class Signals:
     """Candidates with their directions: stream -> (candidate, site, n_obs) derivative of the prediction with respect to c.
 
+    The last candidates are those of one site each, which need no directions of their own: `places` has the (candidate, site) of each.
     `slopes`, of the same shape: derivative of the directions of factors on drivers along z, (dd/dz) z; zero for the others. Such a factor
     does what parameters that multiply the driver do, and like theirs its effect depends on z (`score_tests.whitened_directions`).
     `expanded`: the problem that runs with any of them; `expansions`: what each is there. `notes`: sentences about candidates that could
@@ -80,9 +91,13 @@ class Signals:
     expansions: tuple[Any, ...]
     slopes: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
 
     def expansion(self, index: int) -> Expansion:
         """What c multiplies in the candidate of this index."""
+        if index >= len(self.expansions):
+            of, site = self.places[index - len(self.expansions)]
+            return at_site(self.expansion(of), site)
         made, nothing = self.expansions[index], self.expanded.nothing()
         if isinstance(made, Expansion):
             return made
@@ -113,7 +128,7 @@ def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]
             expanded, processes = expanded.with_constants(), ([], {}, [])
         drivers, slopes = _of_drivers(expanded, z, predicted)
         parts = [drivers, processes]
-    parts += [_of_observations(problem, z, predicted, notes), _of_user(problem, predicted, extra or {})]
+    parts += [_of_observations(problem, z, predicted, notes), _of_user(problem, predicted, {} if extra is None else extra)]
     candidates = [candidate for part, *_ in parts for candidate in part]
     expansions = [expansion for *_, part in parts for expansion in part]
     directions = {name: np.concatenate([np.zeros((0, *values.shape)), *(found[name] for part, found, _ in parts if len(part))])
@@ -131,7 +146,9 @@ def signals_of(problem: Problem, z: Array, extra: Mapping[str, Mapping[str, Any]
         return tuple(value for value, good in zip(values, finite, strict=True) if good)
 
     directions, slopes = ({name: values[finite] for name, values in found.items()} for found in (directions, slopes))
-    return Signals(kept(candidates), directions, expanded, kept(expansions), slopes, tuple(notes))
+    candidates = kept(candidates)
+    local, places = local_candidates(candidates, problem.observations)
+    return Signals(candidates + local, directions, expanded, kept(expansions), slopes, tuple(notes), places)
 
 
 # ---------------------------------------------------------------------------------------------- observations, and the user's own
@@ -145,7 +162,9 @@ def _of_observations(problem: Problem, z: Array, predicted: Mapping[str, np.ndar
             timeless += [name] * bool(mask.any() and not isinstance(stream.operator, EcologicalConstraints))
             continue
         years = np.where(mask, np.asarray(stream.minutes, float) / (1440 * 365.25), 0.0)
-        drift = np.where(mask, years - years.sum() / mask.sum(), 0.0)
+        # About the middle of each site: records that begin in different years have no offset in it.
+        middle = years.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
+        drift = np.where(mask, years - middle[:, None], 0.0)
         # A factor has the shape of the prediction without what parameters make of it: c H'z is a change of z, against which only its prior
         # speaks, and a prior pulls the prediction that it is scored by towards its mean.
         for what, unit, shape in (("offset", stream.units, 1.0), ("factor", "1", predicted[name] - np.asarray(along[name])),
@@ -197,13 +216,23 @@ def _filled(predicted: Mapping[str, np.ndarray], found):
     return [each for each, _ in found], {name: np.stack([each[name] for each in full]) for name in predicted} if full else {}, full
 
 
+def shape_words(given: Any) -> str:
+    """What was given in the place of a mapping, in a few words and without its numbers."""
+    shape = getattr(given, "shape", None)
+    return f"{type(given).__name__}" + ("" if shape is None else f" of shape {tuple(shape)} and type {getattr(given, 'dtype', '?')}")
+
+
 def _of_user(problem: Problem, predicted: Mapping[str, np.ndarray], extra: Mapping[str, Mapping[str, Any]]):
     found = []
+    if not isinstance(extra, Mapping):
+        raise ValueError(complain("candidates by name, with their directions by stream", shape_words(extra), USERS))
     for name, directions in extra.items():
+        if not isinstance(directions, Mapping):
+            raise ValueError(complain(f"directions by stream for the candidate {name!r}", shape_words(directions), USERS))
         unknown = set(directions) - set(problem.observations)
         if unknown or not directions:
             raise ValueError(complain(f"directions of the streams {', '.join(problem.observations)} for the candidate {name!r}",
-                                      ", ".join(map(str, directions)) or "none", "candidates={name: {stream: array (site, n_obs)}}"))
+                                      ", ".join(map(str, directions)) or "none", USERS))
         shaped = {}
         for stream, values in directions.items():
             wanted, values = predicted[stream].shape, np.asarray(values, float)
@@ -221,7 +250,7 @@ def _of_user(problem: Problem, predicted: Mapping[str, np.ndarray], extra: Mappi
 def _of_drivers(expanded: Expanded, z: Array, predicted: Mapping[str, np.ndarray]):
     forward, found = expanded.problem.forward, []
     real, days = forward.sites.real, np.asarray(forward.sites.days, float)
-    years = (days - days[real].mean()) / 365.25
+    years = (days - np.mean(days, axis=1, where=real, keepdims=True)) / 365.25
     for driver in drivers_of(forward):
         values = series_of(forward, driver)
         spread = float(values[real].std())

@@ -83,8 +83,10 @@ def _compared(problem: Problem, observations: Observations, tested: Tested, z: n
         f"{first}, above all {listed(furthest)} (chi-square {count_text(statistic)} for {degrees} directions; {p_text(log_p)}"
         + (f"; {degraded})." if degraded else ")."),
         "One set of parameters cannot serve both: a process that they share is wrong, or one of them is biased (see the causes)."
-        if what == "stream" else "Let the parameters named vary from site to site or between plant functional types (dims), or look for "
-        "what these sites have that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
+        if what == "stream" else
+        f"Check the drivers and the observations of {name} first (a bias of one site is among the candidates for a cause); if they are "
+        "right, let the parameters named vary from site to site or between plant functional types (dims), or look for what this site "
+        "has that the model lacks.", log_p, figure="conflict", subject=name, numbers=numbers)
 
 
 def _scores(problem: Problem, observations: Observations, z: np.ndarray, weights: Mapping[str, np.ndarray], name: str, what: str,
