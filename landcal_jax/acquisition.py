@@ -184,8 +184,8 @@ def fantasies(
 
     `processes`: of the objective, or of the residuals that make it by `squares`, and then of constraints. `best`: a value that is known
     without noise to be there. A place may be given twice, which changes nothing: so one may fill `known` up to a size that is compiled
-    already. `least`: see `LogNoisyExpectedImprovement`. `draws`: a power of two; `seed` of the scrambled Sobol sequence. Where no drawn place is feasible, b is the highest
-    value drawn: a run gains by being feasible at all.
+    already. `least`: see `LogNoisyExpectedImprovement`. `draws`: a power of two; `seed` of the scrambled Sobol sequence. Where no
+    drawn place is feasible, b is the highest value drawn: a run gains by being feasible at all.
     """
     from scipy.stats import qmc  # here, because scipy.stats takes a second to import
 

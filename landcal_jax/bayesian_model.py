@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtr
+from scipy.special import chdtri, ndtr
 
 from landcal_jax import acquisition
 from landcal_jax.acquisition import SumOfSquares
@@ -28,6 +28,7 @@ EVEN = 0.5  # the probability of all constraints from which a run counts as keep
 SDS = 1.959964  # of a normal distribution to either side of its mean, between which lie 95 %
 MOST = 12  # residuals that have a process each
 REFIT = 16
+ODDS = 0.9  # that the noise is smaller than the bound which repeated runs give
 LABEL_SD = 0.1  # of the labels -1 and +1 of finished and failed runs: one failure among many others may be chance
 SMALL = 1e-3  # share of the better half of the values, as the process sees them: a gain for which no failed run is risked
 SMALL_OF_J = 0.1  # the same of J, which has units of its own
@@ -194,20 +195,20 @@ def fitted(told: Runs, key: Array, logarithm: bool, fits: Fits) -> Model:
     finished = told.finished
     x, noise = _inside(told.z)[finished], told.noise[finished]
     values, residuals, limits = told.values[finished], told.residuals[finished], told.limits[finished]
-    alone, each = repeated(told)
+    first = len(x) - len(x) % max(1, len(x) // REFIT)
+    alone, each, most = repeated(told, first)
     asked = np.isnan(noise).any()
     exact = alone == 0.0 if asked else bool((noise == 0).all())
-    first = len(x) - len(x) % max(1, len(x) // REFIT)
     back: Callable = np.asarray
     squares, small = None, SMALL_OF_J
     if residuals.shape[1]:
         noise = np.broadcast_to(each if asked else noise[:, None], residuals.shape)
         outputs, sds, squares = Residuals.of(residuals[:first])(residuals, noise)
+        objective = _process(x, outputs, None if np.isnan(sds).any() else sds, first, key, fits, "objective")
     else:
         warp = Warp.of(values[:first], logarithm)
-        outputs, sds = (part[:, None] for part in warp(values, np.full(len(x), alone) if asked else noise))
+        objective, alone = _of_values(x, values, warp, most if asked else noise, first, key, fits)
         back, small = warp.back, SMALL * warp.scale
-    objective = _process(x, outputs, None if np.isnan(sds).any() else sds, first, key, fits, "objective")
     processes, likely, excess = _of_constraints((objective,), x, limits, first, exact, key, fits)
     if exact:
         moments = (values,) * 3
@@ -216,22 +217,43 @@ def fitted(told: Runs, key: Array, logarithm: bool, fits: Fits) -> Model:
         moments = tuple(back(mean + sign * SDS * np.sqrt(variance)) for sign in (0, -1, 1))
     else:
         moments = _of_squares(objective, squares, x, key)
-    alone = float(objective.nugget[0]) if np.isnan(alone) and squares is None else alone
     return Model(processes, _of_failures(told, key), squares, exact, x, *moments, likely, excess, alone, small)
 
 
-def repeated(told: Runs) -> tuple[float, np.ndarray]:
-    """Standard deviation of the noise of values, and of each residual (m,), from finished runs at the same place; NaN without any."""
-    _, group = np.unique(told.z[told.finished], axis=0, return_inverse=True)
+def repeated(told: Runs, first: int | None = None) -> tuple[float, np.ndarray, float]:
+    """Standard deviation of the noise of values, and of each residual (m,), from finished runs at the same place; NaN without any.
+
+    Of the `first` finished runs, or of all. The third number is what that of values is below at odds of `ODDS`, which few repeats leave
+    far above it (chi-square); infinite without any.
+    """
+    rows = np.flatnonzero(told.finished)[:first]
+    _, group = np.unique(told.z[rows], axis=0, return_inverse=True)
     number = np.bincount(group)
-    columns = np.column_stack([told.values[told.finished], told.residuals[told.finished]])
+    columns = np.column_stack([told.values[rows], told.residuals[rows]])
     sums = np.zeros((len(number), columns.shape[1]))
     np.add.at(sums, group, columns)
     spare = len(group) - len(number)
-    sd = np.sqrt(np.sum((columns - (sums / number[:, None])[group]) ** 2, axis=0) / spare) if spare else np.full(columns.shape[1], np.nan)
+    if not spare:
+        return np.nan, np.full(columns.shape[1] - 1, np.nan), np.inf
+    sd = np.sqrt(np.sum((columns - (sums / number[:, None])[group]) ** 2, axis=0) / spare)
     # Means of equal numbers differ from these by rounding.
     sd = np.where(sd <= 1e-12 * np.abs(columns).max(axis=0, initial=0.0), 0.0, sd)
-    return float(sd[0]), sd[1:]
+    return float(sd[0]), sd[1:], float(sd[0] * np.sqrt(spare / chdtri(spare, ODDS)))
+
+
+def _of_values(x, values, warp: Warp, noise, first: int, key: Array, fits: Fits) -> tuple[GaussianProcesses, float]:
+    """The process of values with `noise` (run,); or, if that is a number, with a fitted one that is at most so large, and the noise.
+
+    A nugget also takes what the process does not resolve. Where repeated runs say that there is less noise, it has to resolve it.
+    """
+    if np.ndim(noise) or noise == 0.0:
+        outputs, sds = warp(values, np.broadcast_to(noise, values.shape))
+        return _process(x, outputs[:, None], sds[:, None], first, key, fits, "objective"), np.nan
+    outputs, sds = warp(values, np.full(len(x), noise))
+    process = _process(x, outputs[:, None], None, first, key, fits, "objective")
+    if process.nugget[0] <= noise:
+        return process, float(process.nugget[0])
+    return _process(x, outputs[:, None], sds[:, None], first, key, fits, "objective with less noise"), noise
 
 
 def _inside(z: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from landcal_jax.search import EDGE
 KNOWN = 16  # best places at which values with noise are drawn
 ROOM = 8  # places that still run come in steps of this
 NEAR = 5  # best places about which the acquisition is searched closely
-REPEATS = 3  # of the best place of the design, where the noise is not known: a standard deviation to 40 %
+REPEATS = 3  # of the best place of the design, where the noise is not known
 WIDTHS = (0.01, 0.25, 0.5)  # of the trust region to either side of the best place, as a share of the range: least, first, most
 SUCCESSES = 2  # in a row, after which it doubles; it halves after as many failures in a row as half the parameters, at least three
 

@@ -188,7 +188,7 @@ class History:
 
         For the first wave a Latin hypercube. Later the points of the present NROY that, with the runs that are there already, represent all
         of it best (least energy distance, one point at a time: Mak and Joseph 2018, Annals of Statistics 46, 2562).
-        Raises ValueError if nothing is left, and for fewer runs than the emulators of a first wave, or of one without reuse, can learn from.
+        Raises ValueError if nothing is left, and for fewer runs than emulators of a first wave, or of one without reuse, can learn from.
         """
         n = self.problem.space.size
         runs = RUNS * n if runs is None else runs

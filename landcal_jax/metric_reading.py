@@ -168,7 +168,9 @@ def reading_of(problem: Problem, name: str, metric: Metric) -> Reading:
     return _reading(problem, metric, source, operator, _series(name, metric, real, time, nothing, nothing), real.any(axis=1))
 
 
-def _reading(problem: Problem, metric: Metric, source: str, operator: AbstractOperator | None, series: Series, there: np.ndarray) -> Reading:
+def _reading(
+    problem: Problem, metric: Metric, source: str, operator: AbstractOperator | None, series: Series, there: np.ndarray,
+) -> Reading:
     sites = problem.observations.sites
     if unknown := [site for site in metric.south if site not in sites]:
         raise KeyError(complain(f"sites among {', '.join(sites)} in south=", ", ".join(unknown), "correct the names"))

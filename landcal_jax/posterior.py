@@ -186,7 +186,7 @@ class Posterior(eqx.Module):
         posterior = {name: (("chain", "draw", *dims), chained(values), attrs) for name, (dims, values, attrs) in free.items()}
         constant = {name: (dims, values[0], attrs) for name, (dims, values, attrs) in fixed.items()}
         statistics = {STATISTICS.get(name, name): (("chain", "draw"), chained(values)) for name, values in self.details.items()
-                      if np.shape(values) == (len(self.z),)}
+                      if np.shape(values) == (len(self.z),) and not self.gaussian}
         observed = {name: (("site", f"{name}_obs"), np.where(stream.mask, stream.values, np.nan), {"units": stream.units})
                     for name, stream in self.problem.observations.items()}
         groups = {

@@ -53,9 +53,9 @@ def scorecard(
     `experiment` and `reference`: {stream: (site, n_obs)}, as `problem.predict(z)` gives them; streams of the observations that neither
     has are left out. `regions`: names of sites by region, all sites as one without it; they may overlap. `by`: what the columns are:
     "season", "month" or "year"; a function from times (site, n_obs) to labels (`season_of`, `days_since(...)`); such labels by
-    stream, where "" and NaN are no column; `Leads`; or None for one column. `score`: the measure of which the error is taken. `block_days`: length of the blocks [d],
-    longer than the memory of the errors. `level`: of the intervals. `weights` of the cells in `overall`: by variable, or a DataArray with
-    some of the three dimensions; one each without it.
+    stream, where "" and NaN are no column; `Leads`; or None for one column. `score`: the measure of which the error is taken.
+    `block_days`: length of the blocks [d], longer than the memory of the errors. `level`: of the intervals. `weights` of the cells in
+    `overall`: by variable, or a DataArray with some of the three dimensions; one each without it.
 
     Variables: `difference` [1], its standard error `error`, `lower`, `upper`, `p_value` (two-sided, of no difference), `significant`;
     errors of both runs, `experiment` and `reference`, in `units(variable)`; `number` of values, `sites`, `blocks`; `block_correlation`
@@ -85,7 +85,8 @@ def scorecard(
     ds = _assembled(card, observations, names, [values[0] for values in whole], difference[0], present)
     error, correlated, number = _jackknife(difference[0], each, present, starts)
     _add_significance(ds, difference[0], error, correlated, number, level)
-    overall, overall_each = (_overall(differences, _lost(*errors), weight) for differences, errors in ((difference, whole), (each, without)))
+    overall, overall_each = (
+        _overall(differences, _lost(*errors), weight) for differences, errors in ((difference, whole), (each, without)))
     overall = overall[0]
     ds["lost"] = CELL, lost, _about("whether the reference has an error and the experiment none")
     ds["without"] = CELL, (present.any(axis=0) & ~(whole[1][0] > 0)), _about("whether there are values but no error of the reference")

@@ -303,7 +303,7 @@ def yearly(
 
 
 def _middle(values: Array, circle: float) -> Array:
-    """The mean direction of values on a circle, between half a unit and half a unit more than the circle, leaving out those that are NaN."""
+    """The mean direction of values on a circle, from half a unit to half a unit more than the circle; those that are NaN are left out."""
     there, angle = jnp.isfinite(values), 2.0 * jnp.pi * jnp.nan_to_num(values) / circle
     east, north = (jnp.sum(jnp.where(there, part, 0.0)) for part in (jnp.cos(angle), jnp.sin(angle)))
     return around(circle * jnp.arctan2(north, east) / (2.0 * jnp.pi), 0.5 * (circle + 1.0), circle)

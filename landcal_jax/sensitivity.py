@@ -40,8 +40,10 @@ from landcal_jax.sensitivity_runs import (
     largest,
     outputs,
     require_independent,
+    require_runs,
     run,
     seed_of,
+    unvarying,
     z_of,
 )
 
@@ -56,7 +58,8 @@ def one_at_a_time(problem: Problem, *, groups: Groups = None, tail: float = 0.02
     correlated prior too. Takes 2 runs a factor and one more.
 
     Variables by `output`: `default`; by `parameter` and `output`: `low` and `high`, changes from it [units of the output], and `range`,
-    the largest difference among the three runs; by element: `minimum`, `maximum`, `default_value` [units of the parameter].
+    the largest difference among the three runs (NaN where an output does not vary by more than rounding); by element: `minimum`,
+    `maximum`, `default_value` [units of the parameter].
     Raises ValueError for a tail outside 0 to 0.5.
     """
     if not 0 < tail < 0.5:
@@ -73,18 +76,30 @@ def one_at_a_time(problem: Problem, *, groups: Groups = None, tail: float = 0.02
     Z = np.asarray(space.whiten(space.unflatten(theta)))
     values = run(problem, Z, chosen)
     failed, said = failures(problem, Z, values, ds["output"].values)
+    said = [*_without_default(values, ds["output"].values), *said]
+    still, constant = unvarying(values, ds["output"].values)
     sides = values[1:].reshape(-1, 2, values.shape[1]) - values[0]
     with_base = np.concatenate([np.where(np.isfinite(values[0]), 0.0, np.nan) + np.zeros_like(sides[:, :1]), sides], axis=1)
     ds = ds.assign_coords(parameter=list(found.names), element=list(space.labels))
     ds["default"] = "output", values[0], about("output at the defaults", "of the output")
     for name, change in (("low", sides[:, 0]), ("high", sides[:, 1])):
         ds[name] = ("parameter", "output"), change, about(f"change with the parameter at its {name} end", "of the output")
-    ds["range"] = ("parameter", "output"), with_base.max(axis=1) - with_base.min(axis=1), about(
+    ds["range"] = ("parameter", "output"), np.where(still, np.nan, with_base.max(axis=1) - with_base.min(axis=1)), about(
         "largest difference among default, low and high", "of the output")
     for name, vector in (("minimum", ends[0]), ("maximum", ends[1]), ("default_value", base)):
         ds[name] = "element", vector, about(f"{name.partition('_')[0]} of the parameter", "of the parameter")
-    said = [f"{len(Z)} runs: the defaults, and each of {len(found.names)} factors at both of its ends.", *said, *largest(ds, "range")]
+    said = [f"{len(Z)} runs: the defaults, and each of {len(found.names)} factors at both of its ends.", *said, *constant,
+            *largest(ds, "range")]
     return described(ds, found, said, method="one at a time", measure="range", runs=len(Z), failed_runs=failed, tail=tail)
+
+
+def _without_default(values: np.ndarray, labels: np.ndarray) -> list[str]:
+    """A sentence if the run at the defaults, the first of (run, output), lacks what other runs have: all is compared with it."""
+    lacking = np.isfinite(values[1:]).any(axis=0) & ~np.isfinite(values[0])
+    if not lacking.any():
+        return []
+    what = f"has no {', '.join(labels[lacking][:TOLD])}" if np.isfinite(values[0]).any() else "failed"
+    return [f"The run at the defaults {what}, and changes are those from it: they are not known. Mend the defaults, or take morris."]
 
 
 def _ends(space: ParameterSpace, tail: float) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +126,7 @@ def morris(
 
     Variables by `parameter` and `output` [units of the output, for a move over the whole grid]: `mu`, `mu_star` and
     `mu_star_interval`, half its interval of `level` by `resamples` resamples; `sigma` (NaN for a group); `effects`, how many count. An
-    effect next to a failed run does not; below two there is NaN.
+    effect next to a failed run does not; below two there is NaN, and so for an output that does not vary by more than rounding.
 
     Raises ValueError for fewer runs than two trajectories, odd levels, a tail outside 0 to 0.5 and a correlated prior; RuntimeError if
     all runs fail.
@@ -119,6 +134,7 @@ def morris(
     from SALib.sample.morris import sample
 
     require_independent(problem.space, "Morris")
+    require_runs(runs)
     _check_level(level, resamples)
     found = factors(problem.space, groups)
     trajectories = int(runs) // (len(found.names) + 1)
@@ -128,7 +144,7 @@ def morris(
     seed = seed_of(key)
     U = sample(found.salib(tail, 1 - tail), trajectories, num_levels=levels, seed=seed)
     Z = ndtri(U)
-    values, ds, failed, said = _ran(problem, Z, mean, found)
+    values, still, ds, failed, said = _ran(problem, Z, mean, found)
     # SALib divides by the step of the grid from 0 to 1, wherever the ends are.
     each = morris_statistics(U, values, found, levels / (2 * (levels - 1)), seed=seed, resamples=resamples, level=level)
     across = "for a move over the whole grid"
@@ -136,7 +152,7 @@ def morris(
             ("mu_star", each.mu_star, f"mean absolute elementary effect {across}"), ("mu", each.mu, f"mean elementary effect {across}"),
             ("sigma", each.sigma, "standard deviation of the elementary effects"),
             ("mu_star_interval", each.mu_star_interval, f"half the {level:.0%} interval of mu_star")):
-        ds[name] = ("parameter", "output"), of, about(words, "of the output")
+        ds[name] = ("parameter", "output"), np.where(still, np.nan, of), about(words, "of the output")
     ds["effects"] = ("parameter", "output"), each.effects, about("elementary effects that count")
     said = [f"{len(Z)} of {runs} runs: {trajectories} trajectories for {len(found.names)} factors.", *said, *largest(ds, "mu_star")]
     said += _too_few(each.effects, "elementary effects")
@@ -155,15 +171,17 @@ def sobol(
     one. The others are those of `morris`.
 
     Variables by `parameter` and `output`: `first` and `total`, `second` by `parameter`, `parameter_2` and `output`; `_interval` of
-    each is half its interval of `level`, by `resamples` resamples of the rows; `rows`, how many count. `total` - `first` is what a
-    parameter does together with others. Estimates may lie a little outside 0 to 1. A row with a failed run does not
-    count for the indices in which that run appears. NaN for an output that does not vary.
+    each is half its interval of `level`, by `resamples` resamples of the rows; `rows`, how many count; by `output`: `alone`, the sum of
+    `first`, and its interval. `total` - `first` is what a parameter does together with others. Estimates may lie a little outside 0 to
+    1. A row with a failed run does not count for the indices in which that run appears. NaN for an output that does not vary by more
+    than rounding.
 
     Raises ValueError for fewer runs than two rows and a correlated prior; RuntimeError if all runs fail.
     """
     from SALib.sample.sobol import sample
 
     require_independent(problem.space, "Sobol indices")
+    require_runs(runs)
     _check_level(level, resamples)
     found = factors(problem.space, groups)
     a_row = (2 if second_order else 1) * len(found.names) + 2
@@ -171,15 +189,18 @@ def sobol(
         raise ValueError(complain(f"at least {2 * a_row} runs, and better {256 * a_row}", f"{runs}", "morris first, or groups"))
     rows, seed = 2 ** int(np.log2(runs // a_row)), seed_of(key)
     Z = z_of(sample(found.salib(), rows, calc_second_order=second_order, scramble=True, seed=seed))
-    values, ds, failed, said = _ran(problem, Z, mean, found)
+    values, still, ds, failed, said = _ran(problem, Z, mean, found)
     each = sobol_indices(values, len(found.names), second_order=second_order, seed=seed, resamples=resamples, level=level)
     for name, index, interval, words in (("first", each.first, each.first_interval, "by the parameter alone"),
                                          ("total", each.total, each.total_interval, "by the parameter, alone and with others"),
                                          ("second", each.second, each.second_interval, "by the pair, beyond what each does alone")):
         if index is not None:
             dims = ("parameter", "parameter_2", "output") if name == "second" else ("parameter", "output")
-            ds[name] = dims, index, about(f"share of the variance {words}")
-            ds[f"{name}_interval"] = dims, interval, about(f"half the {level:.0%} interval of `{name}`")
+            ds[name] = dims, np.where(still, np.nan, index), about(f"share of the variance {words}")
+            ds[f"{name}_interval"] = dims, np.where(still, np.nan, interval), about(f"half the {level:.0%} interval of `{name}`")
+    for name, of, words in (("alone", each.alone, "share of the variance by each parameter alone, over all of them"),
+                            ("alone_interval", each.alone_interval, f"half the {level:.0%} interval of `alone`")):
+        ds[name] = "output", np.where(still, np.nan, of), about(words)
     ds["rows"] = ("parameter", "output"), each.rows, about("rows of the design that count")
     ds = ds.assign_coords(parameter_2=list(found.names)) if second_order else ds
     said = [f"{len(Z)} of {runs} runs: {rows} rows for {len(found.names)} factors.", *said, *largest(ds, "total"), *_together(ds)]
@@ -195,8 +216,8 @@ def influence(ds: xr.Dataset, *, upper: bool = False) -> xr.DataArray:
     """How far each parameter moves each output, over the parameter that moves it most: 0 to 1, (parameter, output).
 
     Of the measure of the Dataset: mu* of Morris, the range of one at a time, and the square roots of the Sobol total index and of its
-    bound, which are shares of variance. `upper`: at the upper end of the interval of each, still over the largest estimate, so that
-    it may be above 1: what is not known well is not ruled out.
+    bound, which are shares of variance. NaN for an output that does not vary. `upper`: at the upper end of the interval of each, still
+    over the largest estimate, so that it may be above 1: what is not known well is not ruled out.
     Raises ValueError for a Dataset that is none of these.
     """
     measure = ds.attrs.get("measure")
@@ -222,15 +243,24 @@ def screened(space: ParameterSpace, ds: xr.Dataset, *, least: float = 0.05, numb
 
     A parameter matters whose `influence` may be `least` or more (at the upper end of its interval), or that is among the first `number`
     of `ranked`. Influence is in terms of spread: 0.05 is 1 in 400 of the variance. A group is kept as a whole. A parameter about which
-    `ds` says nothing at all (NaN for every output) is kept too: that it matters was not ruled out.
+    `ds` says nothing at all (NaN for every output) is kept too: that it matters was not ruled out. So are all parameters of an
+    output for which bounds by derivatives are disproved (`jumps` of `gradient_sensitivity`).
     Take a part of `ds` to screen for some outputs: `ds.sel(output=["nee_rmsd", "latent_heat_rmsd"])`.
-    Raises ValueError if nothing is left, and for parameters that `space` does not have.
+    Raises ValueError if nothing is left, for a number below one, for parameters that `space` does not have, and for a number where bounds
+    are disproved: there is no order.
     """
+    most = influence(ds, upper=True).max("output")
+    disproved = ds["output"].values[ds["jumps"].values] if "jumps" in ds else ()
     if number is None:
-        most = influence(ds, upper=True).max("output")
-        kept = [str(name) for name in ds["parameter"].values[(most.isnull() | (most >= least)).values]]
+        kept = [str(name) for name in ds["parameter"].values[(most.isnull() | (most >= least)).values | bool(len(disproved))]]
+    elif isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise ValueError(complain("a number of parameters to keep, one or more", f"{number!r}", "number=8"))
+    elif len(disproved):
+        raise ValueError(complain("outputs without jumps, to keep a number of parameters by their bounds",
+                                  f"jumps in {', '.join(map(str, disproved[:TOLD]))}",
+                                  "morris or sobol, or ds.sel(output=[...]) without them"))
     else:
-        kept = ranked(ds)[:number]
+        kept = list(dict.fromkeys([*ranked(ds)[:number], *(str(name) for name in ds["parameter"].values[most.isnull().values])]))
     if not kept:
         raise ValueError(complain("at least one parameter that matters", f"none with an influence of {least}", "a smaller least"))
     members = json.loads(ds.attrs["members"])
@@ -240,12 +270,13 @@ def screened(space: ParameterSpace, ds: xr.Dataset, *, least: float = 0.05, numb
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _ran(problem: Problem, Z: np.ndarray, mean: Mean, found) -> tuple[np.ndarray, xr.Dataset, int, list[str]]:
-    """Outputs of all runs, a Dataset with nothing but coordinates, how many runs failed, and sentences."""
+def _ran(problem: Problem, Z: np.ndarray, mean: Mean, found) -> tuple[np.ndarray, np.ndarray, xr.Dataset, int, list[str]]:
+    """Outputs of all runs, which of them do not vary, a Dataset with nothing but coordinates, how many runs failed, and sentences."""
     chosen, ds = outputs(problem.observations, mean)
     values = run(problem, Z, chosen)
     failed, said = failures(problem, Z, values, ds["output"].values)
-    return values, ds.assign_coords(parameter=list(found.names), element=list(problem.space.labels)), failed, said
+    still, constant = unvarying(values, ds["output"].values)
+    return values, still, ds.assign_coords(parameter=list(found.names), element=list(problem.space.labels)), failed, [*said, *constant]
 
 
 def _kept(ds: xr.Dataset, Z: np.ndarray, values: np.ndarray, keep_runs: bool) -> xr.Dataset:
@@ -268,10 +299,10 @@ def _too_few(counted: np.ndarray, what: str) -> list[str]:
 
 
 def _together(ds: xr.Dataset) -> list[str]:
-    """How much of the variance no parameter explains alone, where there are few outputs."""
+    """How much of the variance no parameter explains alone, where there are few outputs; silent where that may be nothing."""
     said = []
     for output in ds["output"].values if ds.sizes["output"] <= TOLD else ():
-        alone = float(ds["first"].sel(output=output).sum(skipna=False))
-        if np.isfinite(alone):
-            said.append(f"{output}: parameters alone explain {alone:.0%} of the variance, the rest is what they do together.")
+        alone, half = (float(ds[name].sel(output=output)) for name in ("alone", "alone_interval"))
+        if 1 - alone > half:
+            said.append(f"{output}: parameters alone explain {alone:.0%} ± {half:.0%} of the variance, the rest is what they do together.")
     return said

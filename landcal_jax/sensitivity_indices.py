@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from landcal_jax.sensitivity_runs import Factors
+from landcal_jax.sensitivity_runs import Factors, ratio
 
 AT_ONCE = 2**23  # numbers in one temporary array
 LEAST = 2  # effects, or rows, of which there is a spread
@@ -36,7 +36,10 @@ class MorrisStatistics(NamedTuple):
 
 
 class SobolIndices(NamedTuple):
-    """Indices by factor and output with half their intervals; second order by pair, symmetric; rows that count for each factor."""
+    """Indices by factor and output with half their intervals; second order by pair, symmetric; rows that count for each factor.
+
+    By output: `alone`, the sum of the first order, with half its interval.
+    """
 
     first: np.ndarray
     first_interval: np.ndarray
@@ -45,6 +48,8 @@ class SobolIndices(NamedTuple):
     second: np.ndarray | None
     second_interval: np.ndarray | None
     rows: np.ndarray
+    alone: np.ndarray
+    alone_interval: np.ndarray
 
 
 def elementary_effects(design: np.ndarray, values: np.ndarray, factors: int, delta: float) -> np.ndarray:
@@ -83,7 +88,7 @@ def _morris(effects: np.ndarray, weights: np.ndarray, level: float) -> tuple[np.
     over = np.where(enough, number, np.nan)
     mu, star = effects.sum(axis=1) / over, np.abs(effects).sum(axis=1) / over
     sigma = np.sqrt(np.where(known, (effects - mu[:, None]) ** 2, 0.0).sum(axis=1) / (over - 1))
-    again = _ratio(weights @ np.abs(effects), weights @ known)
+    again = ratio(weights @ np.abs(effects), weights @ known)
     return mu, star, sigma, np.where(enough, _half(again, level, axis=1), np.nan), number
 
 
@@ -113,17 +118,19 @@ def _sobol(values: np.ndarray, weights: np.ndarray, factors: int, second_order: 
     for j in range(factors):
         mixed, mean = values[:, 1 + j], _Mean(weights, known, (0, -1, 1 + j))
         variance = mean.variance(a, b)
-        first[:, j] = _ratio(mean(b * (mixed - a)), variance)
-        total[:, j] = _ratio(0.5 * mean((a - mixed) ** 2), variance)
+        first[:, j] = ratio(mean(b * (mixed - a)), variance)
+        total[:, j] = ratio(0.5 * mean((a - mixed) ** 2), variance)
         rows[j] = mean.rows
     pairs = np.full((2, factors, factors, values.shape[2]), np.nan) if second_order else (None, None)
     for j in range(factors if second_order else 0):
         for k in range(j + 1, factors):
             mean = _Mean(weights, known, (0, -1, 1 + j, 1 + k, 1 + factors + j))
-            both = _ratio(mean(values[:, 1 + factors + j] * values[:, 1 + k] - a * b), mean.variance(a, b))
+            both = ratio(mean(values[:, 1 + factors + j] * values[:, 1 + k] - a * b), mean.variance(a, b))
             index = both - first[:, j] - first[:, k]
             pairs[:, j, k] = pairs[:, k, j] = index[0], _half(index[1:], level)
-    return SobolIndices(first[0], _half(first[1:], level), total[0], _half(total[1:], level), *pairs, rows)
+    alone = first.sum(axis=1)
+    return SobolIndices(first[0], _half(first[1:], level), total[0], _half(total[1:], level), *pairs, rows,
+                        alone[0], _half(alone[1:], level))
 
 
 class _Mean:
@@ -139,7 +146,7 @@ class _Mean:
             self.number, self.rows = np.where(number[0] >= LEAST, number, np.nan), self.known.sum(axis=0)
 
     def __call__(self, of: np.ndarray) -> np.ndarray:
-        return _ratio(self.weights @ (of if self.known is None else np.where(self.known, of, 0.0)), self.number)
+        return ratio(self.weights @ (of if self.known is None else np.where(self.known, of, 0.0)), self.number)
 
     def variance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """That of both together, about their common mean."""
@@ -162,12 +169,6 @@ def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 def _counts(drawn: np.ndarray, size: int) -> np.ndarray:
     """How often each of `size` was drawn in each resample, `drawn` (resample, draw) -> (resample, size)."""
     return np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(float)
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is not above zero."""
-    below = np.broadcast_to(below, above.shape)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
 def _half(resampled: np.ndarray, level: float, axis: int = 0) -> np.ndarray:

@@ -37,7 +37,9 @@ MEANS: dict[str, Callable[[pd.DatetimeIndex], np.ndarray]] = {
 ORDERED = (*MONTHS, "DJF", "MAM", "JJA", "SON")
 Mean = str | Callable[[pd.DatetimeIndex], np.ndarray] | None
 Groups = Mapping[str, Sequence[str]] | None
-CHUNK = 2048  # members of which whole series are held at a time
+CHUNK = 2048  # members of which whole series are held at a time, at most
+BYTES = 2**28  # of such series
+STILL = 1e-10  # spread over size up to which an output does not vary: differences there are those of rounding
 LARGEST = 5  # parameters named in a sentence
 TOLD = 12  # outputs at most that get a sentence of their own
 EDGE = 2.0**-31  # half a cell of the grid of SciPy's Sobol points, which holds 0 but not 1: they are moved to the middle of their cells
@@ -79,6 +81,10 @@ def factors(space: ParameterSpace, groups: Groups) -> Factors:
     Fixed elements of a group stay fixed. Raises ValueError for unknown names, an element in two groups, a group in which nothing is
     free, and a group with the name of a factor that is not in it.
     """
+    if groups is not None and not isinstance(groups, Mapping):
+        raise TypeError(complain("groups as names of groups with their parameters", f"{groups!r}", 'groups={"leaf": ["lma", "lifespan"]}'))
+    if text := [f"{group}: {names!r}" for group, names in (groups or {}).items() if isinstance(names, str)]:
+        raise TypeError(complain("a list of parameters for each group", ", ".join(text), 'groups={"leaf": ["lma", "lifespan"]}'))
     free, group_of = {element: position for position, element in enumerate(space.layout.free_index)}, {}
     for group, names in (groups or {}).items():
         elements = {element for name in names for element in parameter_layout.elements_of(space.layout, name)} & set(free)
@@ -103,6 +109,12 @@ def require_independent(space: ParameterSpace, what: str) -> None:
     if space.factor is not None and not np.array_equal(np.asarray(space.factor), np.eye(space.size)):
         raise ValueError(complain(f"independent parameters for {what}", "a correlated prior",
                                   "the space without its correlation, one_at_a_time or local_sensitivity"))
+
+
+def require_runs(runs: int) -> None:
+    """Raise TypeError for a budget that is no number."""
+    if isinstance(runs, bool) or not isinstance(runs, int | float | np.integer | np.floating):
+        raise TypeError(complain("a number of runs", f"{runs!r}", "runs=690"))
 
 
 def seed_of(key: Array | int) -> int:
@@ -205,7 +217,8 @@ def _labels(table: pd.DataFrame) -> list[str]:
 
 def run(problem: Problem, Z: np.ndarray, chosen: Outputs) -> np.ndarray:
     """Outputs of members Z (member, n), (member, output); NaN where one failed or is infinite."""
-    step = CHUNK if problem.forward.traceable else max(len(Z), 1)
+    a_member = 8 * sum(np.size(stream.mask) for stream in problem.observations.values())
+    step = min(CHUNK, max(1, BYTES // a_member)) if problem.forward.traceable else max(len(Z), 1)
     parts = [np.asarray(_looked_at(chosen, {name: jnp.asarray(values) for name, values in problem.ensemble(Z[start:start + step]).items()}))
              for start in range(0, len(Z), step)]
     values = np.concatenate(parts)
@@ -218,29 +231,41 @@ def _looked_at(chosen: Outputs, predicted: Mapping[str, Array]) -> Array:
 
 
 def failures(problem: Problem, Z: np.ndarray, values: np.ndarray, labels: Sequence[str]) -> tuple[int, list[str]]:
-    """How many runs failed, and sentences about them and about outputs that no run has or that do not vary.
+    """How many runs failed, and sentences about them and about outputs that some runs, or all, do not have.
 
-    A run has failed when one of its outputs (run, output) is NaN that other runs have. Raises RuntimeError if no run has any.
+    A run has failed when it has none of the outputs (run, output) that other runs have; a metric that is undefined for a run is
+    counted by itself. Raises RuntimeError if no run has any.
     """
     known = np.isfinite(values).any(axis=0)
     if not known.any():
         raise RuntimeError(complain("runs with finite outputs", f"none of {len(values)}{problem.forward.failure_words()}",
                                     "look at problem.predict(problem.space.default_z), and at the messages of the model"))
-    finished, found = np.isfinite(values[:, known]).all(axis=1), []
+    finished, found = np.isfinite(values[:, known]).any(axis=1), []
     failed = int((~finished).sum())
     if failed:
         found.append(f"{failed} of {len(values)} runs failed{region_words(problem, Z, finished)}{problem.forward.failure_words()}. What "
                      "is compared with them is left out: results hold for the part of the prior where the model runs.")
+    undefined = (~np.isfinite(values[finished])).sum(axis=0)
+    if (known & (undefined > 0)).any():
+        found.append(f"Not a number in runs that did not fail, of {int(finished.sum())}: "
+                     f"{listed([f'{label} ({count})' for label, count in zip(labels, undefined, strict=True)], known & (undefined > 0))}. "
+                     "Results of these outputs hold for the part of the prior where they are defined.")
     if not known.all():
-        found.append(f"No run has {_listed(labels, ~known)}: not a number.")
-    with np.errstate(invalid="ignore"):
-        still = known & (np.nanmax(np.where(known, values, 0.0), axis=0) == np.nanmin(np.where(known, values, 0.0), axis=0))
-    if still.any():
-        found.append(f"The same in all runs, so that nothing is sensitive: {_listed(labels, still)}.")
+        found.append(f"No run has {listed(labels, ~known)}: not a number.")
     return failed, found
 
 
-def _listed(labels: Sequence[str], where: np.ndarray) -> str:
+def unvarying(values: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Which outputs (run, output) do not vary by more than rounding errors, (output,), and a sentence about them."""
+    known = np.isfinite(values)
+    high, low = (of(np.where(known, values, none), axis=0) for of, none in ((np.max, -np.inf), (np.min, np.inf)))
+    with np.errstate(invalid="ignore"):
+        still = known.any(axis=0) & (high - low <= STILL * np.maximum(np.abs(high), np.abs(low)))
+    return still, [f"The same in all runs, so that nothing is sensitive: {listed(labels, still)}."] if still.any() else []
+
+
+def listed(labels: Sequence[str], where: np.ndarray) -> str:
+    """The labels of outputs where `where` (output,), the first few."""
     names = [labels[number] for number in np.flatnonzero(where)]
     return ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more outputs" if len(names) > TOLD else "")
 
@@ -254,6 +279,12 @@ def largest(ds: xr.Dataset, measure: str) -> list[str]:
         words = ", ".join(f"{ds['parameter'].values[n]} ({values[n]:.3g})" for n in order)
         said += [f"{output}: most by {words} ({ds[measure].attrs['long_name']})."] if words else []
     return said
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where below is not above zero."""
+    below = np.broadcast_to(below, above.shape)
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:

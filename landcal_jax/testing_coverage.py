@@ -96,7 +96,8 @@ def coverage(
     `coverage_high` (binomial, Wilson); `parameters_coverage` (level), the mean over parameters, with its standard error over twins
     `parameters_coverage_error`; `predicted_coverage`, `observed_coverage` (stream, level) and their standard errors over twins;
     `truth`, `mean`, `sd` (twin, parameter) in whitened space; `ranked` (twin), the number of draws that were ranked; `detail` (twin,
-    name), every single number in `posterior.details`; `seconds` and `failure` (twin). Attributes: `failed`, `twins`.
+    name), every single number in `posterior.details`; `seconds` and `failure` (twin). Attributes: `failed`, `twins`,
+    `weighted`, the streams whose weight is not one.
 
     Raises ValueError for arguments out of range, and for a store of another run; RuntimeError if no twin of the first three works.
     """
@@ -136,6 +137,9 @@ def verdict(ds: xr.Dataset, *, p: float = 0.01) -> list[str]:
     A quantity is named if both p-values, or one by a factor of the number of quantities (Bonferroni), are below `p`.
     """
     out, many = [], ds.sizes["quantity"]
+    if ds.attrs["weighted"]:
+        out.append(f"Weights temper the likelihood of {ds.attrs['weighted']}: ranks would not be uniform for an exact posterior either.")
+    before = len(out)
     if ds.attrs["failed"]:
         messages = [str(text) for text in ds["failure"].values if text]
         out.append(f"{ds.attrs['failed']} of {ds.attrs['twins']} twins failed, the first with: {messages[0]}")
@@ -145,7 +149,7 @@ def verdict(ds: xr.Dataset, *, p: float = 0.01) -> list[str]:
         if (pair < p).all() or (pair < p / many).any():
             ranks = row["rank"].values
             out.append(f"{name}: ranks are not uniform (p = {pair.min():.2g}); {shape_of(ranks[np.isfinite(ranks)])}.")
-    if len(out) == bool(ds.attrs["failed"]):
+    if len(out) == before + bool(ds.attrs["failed"]):
         least = float(np.fmin(ds["p_chi_square"], ds["p_ecdf"]).min())
         out.append(f"Ranks of all {many} quantities agree with uniform ones over {int(ds['rank'].notnull().all('quantity').sum())} twins "
                    f"(smallest p = {least:.2g}).")
@@ -409,7 +413,8 @@ def _dataset(recipe: _Recipe, records: Sequence[Record]) -> xr.Dataset:
     if names:
         ds = ds.assign_coords(name=[name.removeprefix("detail_") for name in names])
         ds["detail"] = ("twin", "name"), np.column_stack([table(name) for name in names])
-    ds.attrs |= {"twins": len(records), "failed": len(records) - len(good)}
+    weighted = [name for name, stream in recipe.problem.observations.items() if np.any(np.asarray(stream.weight) != 1)]
+    ds.attrs |= {"twins": len(records), "failed": len(records) - len(good), "weighted": ", ".join(weighted)}
     return _with_shares(_with_uniformity(ds), table if recipe.predictions else None)
 
 

@@ -254,7 +254,8 @@ def test_days_of_the_year_lie_on_a_circle_at_southern_sites_too():
     space = ParameterSpace({"late": Parameter.normal(0.0, 5.0)})
     gpp = np.asarray(peaking({"late": 0.0})["gpp"]) + 0.5 * np.random.default_rng(3).standard_normal((2, DAYS.size))
     inner = Problem(space, FunctionForward(peaking), Observations({"gpp": Stream(gpp, 0.5, time=DAYS)}, sites=("north", "south")))
-    made = with_metrics(inner, {"day": Metric("gpp", day_of_peak()), "given": Metric("gpp", day_of_peak())}, targets={"given": [180.0, 2.0]})
+    days = {name: Metric("gpp", day_of_peak()) for name in ("day", "given")}
+    made = with_metrics(inner, days, targets={"given": [180.0, 2.0]})
     target, sigma = (np.asarray(values)[:, 0] for values in (made.observations["day"].values, made.observations["day"].sigma))
     np.testing.assert_allclose(target, [180.0, 363.0], atol=4.0)
     assert (sigma < 5.0).all() and (sigma > 0.2).all()

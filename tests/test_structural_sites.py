@@ -22,6 +22,7 @@ from landcal_jax.structure.signals import signals_of
 
 NAMES, N = ("one", "two", "three"), 240
 TIME = np.datetime64("2001-01-01") + np.arange(N).astype("timedelta64[D]")
+CYCLE = 2.0 + 1.5 * np.cos(np.arange(N) / 9.0)
 PATTERNS = np.random.default_rng(5).standard_normal((2, 3, N))
 
 
@@ -32,7 +33,7 @@ def optimum(problem: Problem):
 def linear(seed: int, added: np.ndarray | float = 0.0) -> Problem:
     """Two parameters that three sites share, in one stream; `added` (site, n) to what was observed."""
     def model(theta):
-        return {"nee": 2.0 + theta["a"] * jnp.asarray(PATTERNS[0]) + theta["b"] * jnp.asarray(PATTERNS[1])}
+        return {"nee": jnp.asarray(CYCLE) + theta["a"] * jnp.asarray(PATTERNS[0]) + theta["b"] * jnp.asarray(PATTERNS[1])}
 
     noise = 0.5 * np.random.default_rng(seed).standard_normal((3, N))
     values = np.asarray(model({"a": 0.7, "b": -0.4})["nee"]) + noise + added

@@ -273,6 +273,14 @@ def test_the_interval_of_a_proportion_is_wilsons():
     assert high[1] == pytest.approx(1.0) and low[1] < 0.99
 
 
+def test_weights_are_told(problem):
+    weighted = problem.with_observations(Observations({
+        name: eqx.tree_at(lambda stream: stream.weight, stream, jnp.full_like(stream.weight, 0.5))
+        for name, stream in problem.observations.items()}))
+    assert "Weights temper the likelihood" in verdict(coverage(weighted, exact, twins=3, **QUIET))[0]
+    assert not any("Weights" in sentence for sentence in verdict(coverage(problem, exact, twins=3, **QUIET)))
+
+
 # --------------------------------------------------------------------------------------------------------------------------- figures
 
 
