@@ -9,7 +9,8 @@ and follows the optimum, with the error of the emulator in J, until its MAP move
 * Model runs until a MAP is that near for the first time, within 0.2 for all parameters, of `emulated` and of the ensemble and search
   methods with their defaults, of which `z` (mean, analysis or best member) is looked at after every iteration. Those that end
   elsewhere (at the posterior of their ensemble, which is not the MAP where the model is not linear) never are; how near they came is said.
-* How often 90 % intervals (MAP and inverse Hessian of J through the emulator, each parameter) hold the truth.
+* How often 90 % intervals (MAP and covariance of `emulated`, with the emulator's error in J, each parameter) hold the truth, beside
+  those of the model itself (its MAP, Gauss-Newton), which held 0.895 of 420 parameters in 60 twins and 0.886 in the first 20.
 
 A hundred times fewer runs than ensembles need are not to be had here. J of seven parameters is near enough to a quadratic one that
 the iterated 4DEnVar, Gauss-Newton by bundles of n runs, takes 57 to 99 runs, as few as the emulator; and a method that takes 700
@@ -96,7 +97,7 @@ def main() -> None:
     bench = harness.Benchmark("emulator_in_the_loop", __doc__, cores=1, cache=True)
     import landcal_jax as lc
 
-    far, share, total, near, ratios, inside = [], [], [], [], {}, []
+    far, share, total, near, ratios, inside, of_model = [], [], [], [], {}, [], []
     for seed in range(1 if bench.quick else 20):
         problem, truth = twin(seed)
         found = lc.emulated(problem, key=seed)
@@ -107,6 +108,7 @@ def main() -> None:
         total.append(found.runs)
         near.append(first_near(found.history, exact, deviation))
         inside.append(np.abs(np.asarray(found.z) - truth) < 1.645 * own)
+        of_model.append(np.abs(exact - truth) < 1.645 * deviation)
         print(f"twin {seed}: {far[-1]:.3f} sd, {found.runs} runs, near after {near[-1]:.0f}; J {lowest:.2f}; "
               f"{np.sum(inside[-1])} of {len(truth)} inside; {found.history.attrs['verdict']}", flush=True)
         if seed < COMPARED:
@@ -121,6 +123,7 @@ def main() -> None:
     coverage = float(np.mean(inside))
     bench.figure("truth in 90 % intervals, emulator's error in J", coverage, "1", ">= 0.85")
     bench.figure("the same", coverage, "1", "<= 0.95")
+    bench.figure("truth in 90 % intervals of the model itself", np.mean(of_model), "1", None)
     bench.finish()
 
 

@@ -51,6 +51,7 @@ from .experiment import Experiment as Experiment
 from .experiment import observed_experiment as observed_experiment
 from .experiment import site_experiment as site_experiment
 from .experiment import twin_experiment as twin_experiment
+from .findings import sentences as sentences
 from .forward import AbstractForward as AbstractForward
 from .forward import FunctionForward as FunctionForward
 from .forward import SiteForward as SiteForward

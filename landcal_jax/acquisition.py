@@ -187,25 +187,30 @@ def fantasies(
     already. `least`: see `LogNoisyExpectedImprovement`. `draws`: a power of two; `seed` of the scrambled Sobol sequence. Where no
     drawn place is feasible, b is the highest value drawn: a run gains by being feasible at all.
     """
-    from scipy.stats import qmc  # here, because scipy.stats takes a second to import
-
     known = np.asarray(known, float)
     mean, covariance = (np.asarray(part) for part in _joint(processes, jnp.asarray(known)))
     floor = ROUNDING * np.concatenate([np.asarray(each.signal) ** 2 for each in processes])
     root, whitened = _directions(covariance, floor)
-    outputs, directions, first = len(mean), root.shape[2], 1 if squares is None else len(squares.scale)
-    numbers = outputs * directions + first * (squares is not None)
-    normal = np.zeros((draws, 0))
-    if numbers:
-        normal = ndtri(qmc.Sobol(numbers, rng=np.random.default_rng(seed)).random_base2(int(math.log2(draws))))
-    fresh = normal[:, outputs * directions :].T
-    normal = normal[:, : outputs * directions].reshape(draws, outputs, directions).transpose(1, 0, 2)
+    first = 1 if squares is None else len(squares.scale)
+    numbers = [_normal(root.shape[2] + (squares is not None and output < first), draws, seed, output) for output in range(len(mean))]
+    normal = np.stack([each[:, : root.shape[2]] for each in numbers])
+    fresh = np.zeros((0, draws)) if squares is None else np.stack([each[:, -1] for each in numbers[:first]])
     drawn = mean[:, None] + np.einsum("kpd,ksd->ksp", root, normal)
     values = drawn[0] if squares is None else np.asarray(squares.prior(jnp.asarray(known)) + squares.squares(jnp.asarray(drawn[:first])))
     lowest = np.minimum(np.where((drawn[first:] <= 0).all(axis=0), values, np.inf).min(axis=1, initial=np.inf), best)
     lowest = np.where(np.isfinite(lowest), lowest, values.max(axis=1, initial=-np.inf))
     return LogNoisyExpectedImprovement(
         _draws(processes, known, whitened, normal, floor), success, squares, jnp.asarray(fresh), jnp.asarray(lowest), jnp.asarray(least))
+
+
+def _normal(size: int, draws: int, seed: int | Sequence[int], output: int) -> np.ndarray:
+    """Normal numbers (draw, size) of one output, which do not depend on how many others there are: a Sobol sequence in random order."""
+    from scipy.stats import qmc  # here, because scipy.stats takes a second to import
+
+    rng = np.random.default_rng([*np.atleast_1d(seed), output])
+    if not size:
+        return np.zeros((draws, 0))
+    return rng.permutation(ndtri(qmc.Sobol(size, rng=rng).random_base2(int(math.log2(draws)))))
 
 
 def _directions(covariance: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

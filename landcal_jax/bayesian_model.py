@@ -30,7 +30,7 @@ MOST = 12  # residuals that have a process each
 REFIT = 16
 ODDS = 0.9  # that the noise is smaller than the bound which repeated runs give
 LABEL_SD = 0.1  # of the labels -1 and +1 of finished and failed runs: one failure among many others may be chance
-SMALL = 1e-3  # share of the better half of the values, as the process sees them: a gain for which no failed run is risked
+SMALL = 0.03  # share of the better half of the values, as the process sees them: a gain for which no failed run is risked
 SMALL_OF_J = 0.1  # the same of J, which has units of its own
 DRAWS = 512  # of J at a run, where residuals have noise
 

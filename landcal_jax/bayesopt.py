@@ -10,8 +10,12 @@
 
 A first design fills the space. After it, each batch is where the log of the noisy expected improvement is largest
 (`landcal_jax.acquisition`), under Gaussian processes (`landcal_jax.gp`) fitted to all runs so far in u = Phi(z), the quantiles of the
-prior: where priors are uniform, the fraction of the range. What is reported is the run with the lowest posterior mean, not the luckiest
-of noisy values.
+prior: where priors are uniform, the fraction of the range. Every other place is sought in the whole prior, those between in a trust
+region about the best, which widens with success and narrows without (Eriksson et al. 2019, NeurIPS 32, TuRBO): of many parameters
+far corners are always the least known places. J of a Problem is made of processes of its residuals, whether metrics or series
+(`landcal_jax.bayesian_model`). Where it is not known whether an objective has noise, the best place of the design is run again: equal
+values mean none, others how much there is at most. What is reported is the run with the lowest posterior mean, not the luckiest of noisy
+values; without noise that is the lowest value.
 
 Whether a library should do it: BoTorch is the best kept, and needs PyTorch beside JAX, a second automatic differentiation of
 hundreds of megabytes; Ax, NUBO and HEBO stand on PyTorch too. scikit-optimize was archived in 2024, and has neither the logarithm of
@@ -69,8 +73,9 @@ def bayesopt(
     these. A run that fails is NaN; an exception of the function ends the search, and the checkpoint keeps what was run.
 
     `batch`: so many runs at once, those of the design all at once; members of a Problem run together, in processes if its forward map
-    says so. `noise`, `design`, `z0`, `key`, `checkpoint`: see `BayesianSearch`; a finished search goes on from its file with more `runs`.
-    `logarithm`: model the logarithm of the objective; None takes it for J, which grows by orders of magnitude, and not for others.
+    says so. `noise`: a standard deviation; "fitted" for an objective that differs from run to run at one place; None takes that for a
+    function, and 0 for a Problem, whose runs are taken to repeat themselves. In J it is that of the whitened residuals. `logarithm`,
+    `design`, `z0`, `key`, `checkpoint`: see `BayesianSearch`; a finished search goes on from its file with more `runs`.
 
     Raises ValueError for fewer than three runs and arguments that do not go together, TypeError for a Problem whose R depends on z,
     RuntimeError where fewer than three runs have finished.

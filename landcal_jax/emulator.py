@@ -134,8 +134,8 @@ class Emulator(AbstractForward):
 
         By `output` (a stream, its site, or a principal component "nee 1") and `run`: `run_value`, `predicted`, `deviation` and
         `standardised_error`; by `output`: `r2`, `coverage` of 95 % intervals, `spread` of the standardised errors (one if the
-        variance is right) and `weight` in its stream; by `stream`: `stream_r2` and `truncated`, the share of the variance that its
-        components leave out. Attribute `verdict`: sentences.
+        variance is right) and `weight` in its stream; by `stream`: `stream_r2`, `truncated`, the share of the variance that its
+        components leave out, and `learned`, false where it is refused. Attribute `verdict`: sentences.
         """
         labels, weights = _labels(self.patterns)
         mean, variance = self.processes.leave_one_out()
@@ -147,7 +147,8 @@ class Emulator(AbstractForward):
              "coverage": ("output", np.mean(np.abs(error) < NORMAL_95, axis=0)),
              "spread": ("output", np.sqrt(np.mean(error**2, axis=0))), "weight": ("output", weights),
              "stream_r2": ("stream", [_stream_r2(self.processes, pattern) for pattern in self.patterns.values()]),
-             "truncated": ("stream", [1.0 - float(jnp.sum(pattern.weights)) for pattern in self.patterns.values()])},
+             "truncated": ("stream", [1.0 - float(jnp.sum(pattern.weights)) for pattern in self.patterns.values()]),
+             "learned": ("stream", [name not in self.refused for name in self.patterns])},
             coords={"output": labels, "stream": list(self.patterns)})
         for name in ds.data_vars:
             ds[name].attrs["units"] = "1"
@@ -161,6 +162,8 @@ class Emulator(AbstractForward):
         for name, r2 in zip(ds["stream"].values, ds["stream_r2"].values, strict=True):
             if name not in self.refused:
                 lines.append(f"{name}: leave-one-out R2 {r2:.4g}.")
+        if not ds["learned"].any():
+            lines.append("The emulator is refused: it learned nothing that its mean does not say.")
         bold = [str(name) for name in ds["output"].values[(ds["spread"] > 1.5).values]]
         if bold:
             lines.append(f"Errors are more than 1.5 times as large as the emulator says for {', '.join(bold)}.")

@@ -22,6 +22,7 @@ import xarray as xr
 from jax import Array
 from jax.typing import ArrayLike
 
+from landcal_jax import map_error
 from landcal_jax.emulator import Emulator, emulate, latin_hypercube
 from landcal_jax.errors import complain
 from landcal_jax.gradient import LBFGS
@@ -41,8 +42,9 @@ class Emulated:
     """What `emulated` found.
 
     `problem`: the given one with the last emulator for its forward map. `z` (n,): the MAP through it, and `covariance` (n, n) in z:
-    the inverse Hessian of its J there, no direction wider than the prior. `Z` (run, n) and `values` {stream: (run, site, n_obs)}: all
-    runs that were made, NaN where one failed. `settled`: whether it ended because the MAP stood still, and not because the runs were spent.
+    the inverse Hessian of its J there, with R and the error of the emulator as they are at z, no direction wider than the prior.
+    `Z` (run, n) and `values` {stream: (run, site, n_obs)}: all runs that were made, NaN where one failed. `settled`: whether it ended
+    because the MAP stood still, and not because the runs were spent.
 
     `history`, by `turn`: `runs` made before it, `lowest` J of them, `through`, J of the MAP through the emulator, `model`, J of the run
     there, `moved`, by how many posterior standard deviations it moved at most, and `z` (turn, parameter) itself; NaN in a turn
@@ -153,15 +155,25 @@ def _map(fast: Problem, starts: np.ndarray) -> tuple[Array, float]:
 
 
 def _root(problem: Problem, z: Array) -> np.ndarray:
-    """A root (n, n) of the inverse Hessian of J at z."""
-    values, vectors = np.linalg.eigh(np.asarray(_hessian(problem, z)))
+    """A root (n, n) of the inverse curvature of J at z."""
+    values, vectors = np.linalg.eigh(np.asarray(_curvature(problem, z)))
     # The prior alone has ones. What is less is of a J that is not yet convex where the emulator knows little.
     return vectors / np.sqrt(np.maximum(values, 1.0))
 
 
 @eqx.filter_jit
-def _hessian(problem: Problem, z: Array) -> Array:
-    return jax.jacfwd(jax.grad(problem.cost))(z)
+def _curvature(problem: Problem, z: Array) -> Array:
+    """The second derivative (n, n) of J with the error of the emulator as it is at z.
+
+    That this error grows away from the runs curves J too, but says nothing of the posterior.
+    """
+    error = problem.error_of_map(z)
+
+    def cost(z):
+        modelled = problem.predict(z)
+        return 0.5 * z @ z + sum(map_error.term(stream, modelled[name], error[name])[0] for name, stream in problem.observations.items())
+
+    return jax.jacfwd(jax.grad(cost))(z)
 
 
 def _history(problem: Problem, rows: list[dict], J: np.ndarray, settled: bool, tolerance: float) -> xr.Dataset:

@@ -148,8 +148,8 @@ def estimate_errors(
 
     "residuals" counts the parameters that each stream determines (the degrees of freedom for signal) where adJULES counts all, and
     stops as adJULES does, when theta moves by less than 1e-5 in all; the others when no error moves by more than 2 %.
-    Raises ValueError for unknown methods and parts, or too few years; TypeError for a problem whose errors are parameters already,
-    and for likelihoods of a model without tangent-linear.
+    Raises ValueError for unknown methods and parts, too few years, or so many parameters that the derivatives of all values by them do not
+    fit in a gigabyte; TypeError for a problem whose errors are parameters already, and for likelihoods of a model without tangent-linear.
     """
     _check(problem, method, prior_weight, block_years, rounds)
     z = result.z if isinstance(result, Result) else jnp.asarray(result)

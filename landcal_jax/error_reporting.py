@@ -100,9 +100,9 @@ def _of_site(where: str, stream: Stream, site: int, leaning: dict[str, float], u
         return
     if leaning["constant"] > LEANS:
         yield f"{where}: {_why_constant(stream, site, size, leaning['constant'], prior_weight)}"
-    for part, what in {"proportional": "share of the flux", "seasonal": "season", "days": "memory"}.items():
+    for part, what in {"proportional": "share of the flux in", "seasonal": "season of", "days": "memory of"}.items():
         if leaning.get(part, 0.0) > LEANS:
-            yield f"{where}: {min(leaning[part], 1.0):.0%} of what is known of the {what} of its error is the prior."
+            yield f"{where}: {min(leaning[part], 1.0):.0%} of what is known of the {what} its error is the prior."
 
 
 def _why_constant(stream: Stream, site: int, size: float, share: float, prior_weight: float) -> str:

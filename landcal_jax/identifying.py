@@ -24,6 +24,7 @@ from jax import Array
 from scipy.special import ndtri
 
 from landcal_jax.errors import complain
+from landcal_jax.findings import sentences as sentences
 from landcal_jax.information import (
     ALL_DIRECTIONS_UP_TO,
     LEAST,
@@ -95,14 +96,6 @@ def identifiability(
         "comment": "linear (Gauss-Newton) about the point `map`, in whitened parameters, whose prior is N(0, 1)"}
     ds.attrs["sentences"] = json.dumps(_findings(ds))
     return ds
-
-
-def sentences(ds: xr.Dataset) -> list[str]:
-    """The findings, in plain words with what to do, of a Dataset of `identifiability`, `expected_posterior` or `rank_observations`."""
-    if "sentences" not in ds.attrs:
-        raise ValueError(complain("a Dataset of identifiability, expected_posterior or rank_observations", "one without sentences",
-                                  "keep its attrs (xarray.set_options(keep_attrs=True))"))
-    return json.loads(ds.attrs["sentences"])
 
 
 def table(ds: xr.Dataset) -> pd.DataFrame:

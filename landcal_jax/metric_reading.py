@@ -90,7 +90,7 @@ def months(*numbers: int) -> Callable[[np.ndarray], np.ndarray]:
 
     Raises ValueError for numbers that are no months.
     """
-    if not numbers or not all(number in range(1, 13) for number in numbers):
+    if not numbers or not all(isinstance(number, int | np.integer) and number in range(1, 13) for number in numbers):
         raise ValueError(complain("months from 1 to 12", f"{numbers}", "months(6, 7, 8)"))
 
     def keep(time: np.ndarray) -> np.ndarray:
@@ -211,7 +211,9 @@ def _kept(name: str, metric: Metric, shape: tuple[int, int], time: np.ndarray | 
     if callable(metric.keep) and time is None:
         raise ValueError(complain(f"times of {metric.stream}, for keep= of {name}", "none",
                                   "Stream(..., time=), or keep= as booleans (site, n_obs)"))
-    keep = metric.keep(time) if callable(metric.keep) else metric.keep
+    keep = np.asarray(metric.keep(time) if callable(metric.keep) else metric.keep)
+    if keep.dtype != bool:
+        raise TypeError(complain(f"booleans for keep= of {name}", f"{keep.dtype}", "keep=months(6, 7, 8), or a comparison of times"))
     return operators.broadcast_like(keep, shape, "keep").astype(bool)
 
 

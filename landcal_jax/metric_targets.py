@@ -61,6 +61,8 @@ def stream_of(
         target = observed if target is None else target
         if sigma is None:
             sigma = _spread(name, errors, np.asarray(reading.there), sites, notes)
+    else:
+        _require_no_observations(name, metric, reading)
     units = _units(problem, metric)
     if target is None:
         stream = Stream(np.zeros((len(sites), 1)), 1.0, units=units, description=str(metric))
@@ -73,6 +75,15 @@ def stream_of(
     target[~np.asarray(reading.there)] = np.nan
     reading = eqx.tree_at(lambda one: one.target, reading, jnp.asarray(target))
     return Stream(target[:, None], sigma[:, None], units=units, description=str(metric)), reading
+
+
+def _require_no_observations(name: str, metric: Metric, reading: Reading) -> None:
+    """Raise ValueError if the metric of a series that nobody observes is NaN for want of observations, found out on made-up series."""
+    modelled, observed = np.random.default_rng(0).standard_normal((2, *reading.series.mask.shape))
+    alone, beside = (np.isfinite(reading.value(modelled, given)) for given in (None, observed))
+    if beside.any() and not alone.any():
+        raise ValueError(complain(f"observations of {metric.stream} for {metric}", f"none, so that {name} would never be a number",
+                                  "a measure of the modelled series alone, such as mean, or a stream with observations"))
 
 
 def _where_there(name: str, metric: Metric, reading: Reading, there: np.ndarray, sites: Sequence[str], notes: list[str]) -> Reading:

@@ -144,12 +144,15 @@ def with_metrics(
     R of the new problem takes metrics as independent. Those of one stream are not; what the draws say of it stands in the notes of
     its observations, as does every site at which a metric is masked because it cannot be computed there.
 
-    Raises KeyError for names that are not there; ValueError for a metric that no site has, one that errors do not move
-    (give its sigma), a problem whose errors are parameters, and a forward map with an error of its own.
+    Raises KeyError for names that are not there; TypeError for a measure that JAX cannot follow; ValueError for a metric that no site
+    has, one that compares with observations where there are none, one that errors do not move (give its sigma), fewer than two draws, a
+    problem whose errors are parameters, and a forward map with an error of its own.
     """
     if problem.errors is not None:
         raise ValueError(complain("a problem whose R is given", f"errors of {', '.join(problem.errors.streams)} among the parameters",
                                   "metrics of the problem before with_error_parameters, or of one with estimated errors"))
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 2:
+        raise ValueError(complain("two draws of the errors or more", f"draws={draws!r}", "draws=200"))
     targets, sigma = dict(targets or {}), dict(sigma or {})
     _check_names(problem, metrics, {"targets": targets, "sigma": sigma}, streams)
     readings = {name: reading_of(problem, name, metric) for name, metric in metrics.items()}
@@ -167,8 +170,8 @@ def with_metrics(
 
 
 def _check_names(problem: Problem, metrics: Mapping[str, Metric], given: Mapping[str, Mapping], streams: Sequence[str]) -> None:
-    if not metrics or not all(isinstance(metric, Metric) for metric in metrics.values()):
-        raise ValueError(complain("at least one metric by name, each a Metric", f"{dict(metrics)}", '{"nee_rmsd": Metric("nee", rmsd)}'))
+    if not isinstance(metrics, Mapping) or not metrics or not all(isinstance(metric, Metric) for metric in metrics.values()):
+        raise ValueError(complain("at least one metric by name, each a Metric", f"{metrics!r}", '{"nee_rmsd": Metric("nee", rmsd)}'))
     for what, names in given.items():
         if unknown := [name for name in names if name not in metrics]:
             raise KeyError(complain(f"{what} of the metrics {', '.join(metrics)}", ", ".join(unknown), "correct the names"))

@@ -157,7 +157,13 @@ class ParameterSpace(eqx.Module):
         return self._rebuilt(self.fixed | dict.fromkeys(names) | values)
 
     def free(self, *names: str) -> "ParameterSpace":
-        """Free fixed parameters (or elements, by label) again; the others stay as they are. See also `only`."""
+        """Free fixed parameters (or elements, by label) again; the others stay as they are. See also `only`.
+
+        Raises TypeError for anything but names, such as a result of `morris`: `screened(space, ds)` takes that.
+        """
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(complain("names of parameters", f"{type(wrong[0]).__name__}",
+                                     "screened(space, ds) for a sensitivity Dataset, only(*ranked(ds)[:8]), or free(*names) for a list"))
         wanted = {label for name in names for label in self._labels_of(name)}
         free = wanted.union(self.labels)
         return self._rebuilt(self._fixed_labels(lambda label: label not in free))

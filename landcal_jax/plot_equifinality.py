@@ -5,6 +5,7 @@ ridge, samplers follow it where it bends, and history matching keeps all that is
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -18,6 +19,8 @@ from landcal_jax.plot_style import INK, STREAM_COLOURS, check_name, new_figure, 
 from landcal_jax.posterior import Posterior
 
 SHARE = 0.9  # of the draws inside of a contour
+FLAT = 1e-10  # spread over size below which draws have none
+REACH = 4.0  # widths of a kernel from a bound at which it is reflected there
 CELLS = 60  # of the grid on which densities are drawn, in each direction
 MOST_DRAWS = 2000  # of each posterior: densities by kernels cost draws times cells
 TAILS = (0.002, 0.998)  # quantiles of all draws between which axes reach
@@ -29,9 +32,13 @@ def matrix(posteriors: Mapping[str, Posterior], truth: Mapping[str, ArrayLike] |
 
     `posteriors`: label -> Posterior, of problems with the same parameters; the first is shown by its draws too, as what the others are
     compared with. `truth`: theta where it is known, marked by lines. `names`: labels of the parameters to show, all without it. A posterior
-    of more than 2000 draws is shown by every so manieth of them; axes end where 0.2 % of all draws lie outside.
-    Raises ValueError for labels that are not there, fewer than two parameters, and posteriors of different parameters.
+    of more than 2000 draws is shown by every so manieth of them; axes end where 0.2 % of all draws lie outside. Densities, by kernels,
+    are reflected at the bounds of the priors, over which nothing goes. What has no spread is a line, or a point.
+    Raises ValueError for labels that are not there, fewer than two parameters, no posterior or more than seven, and posteriors of
+    different parameters or with draws that are not finite.
     """
+    if not 0 < len(posteriors) <= len(COLOURS):
+        raise ValueError(complain(f"from one to {len(COLOURS)} posteriors, by label", f"{len(posteriors)}", "several figures"))
     labels = tuple(next(iter(posteriors.values())).problem.space.labels)
     for name, posterior in posteriors.items():
         if tuple(posterior.problem.space.labels) != labels:
@@ -44,9 +51,12 @@ def matrix(posteriors: Mapping[str, Posterior], truth: Mapping[str, ArrayLike] |
         raise ValueError(complain("two parameters or more", ", ".join(names), "names=None shows all"))
     columns = [labels.index(name) for name in names]
     draws = {label: _thinned(posterior.matrix()[:, columns]) for label, posterior in posteriors.items()}
+    if lost := [label for label, values in draws.items() if not len(values) or not np.isfinite(values).all()]:
+        raise ValueError(complain("draws that are finite", f"others in {', '.join(lost)}", "leave them out"))
     space = next(iter(posteriors.values())).problem.space
     true = None if truth is None else np.asarray(space.flatten(space.default_theta | dict(truth)))[columns]
-    return _drawn(draws, true, names, [_units(space, label) for label in names])
+    bounds = np.stack([np.asarray(side)[columns] for side in space.bounds()])
+    return _drawn(draws, true, bounds, names, [_units(space, label) for label in names])
 
 
 def _units(space, label: str) -> str:
@@ -58,7 +68,7 @@ def _thinned(draws: np.ndarray) -> np.ndarray:
     return draws[:: -(-len(draws) // MOST_DRAWS)]
 
 
-def _drawn(draws, true, names, units) -> Figure:
+def _drawn(draws, true, bounds, names, units) -> Figure:
     number = len(names)
     figure = new_figure(1.2 + 1.75 * number, 1.2 + 1.6 * number)
     axes = figure.subplots(number, number, sharex="col", squeeze=False)
@@ -66,7 +76,8 @@ def _drawn(draws, true, names, units) -> Figure:
     low, high = np.quantile(everything, TAILS, axis=0)
     if true is not None:
         low, high = np.minimum(low, true), np.maximum(high, true)
-    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    edge = np.where(high > low, 0.05 * (high - low), 0.05 * np.abs(low) + 1e-12)
+    low, high = np.maximum(low - edge, bounds[0]), np.minimum(high + edge, bounds[1])
     for row in range(number):
         for column in range(number):
             axis = axes[row, column]
@@ -74,11 +85,12 @@ def _drawn(draws, true, names, units) -> Figure:
                 _correlations(axis, draws, row, column)
                 continue
             axis.set_xlim(low[column], high[column])
-            for which, ((_, values), colour) in enumerate(zip(draws.items(), COLOURS, strict=False)):
+            for which, ((_, values), colour) in enumerate(zip(draws.items(), COLOURS[: len(draws)], strict=True)):
                 if column == row:
-                    _marginal(axis, values[:, row], (low[row], high[row]), colour)
+                    _marginal(axis, values[:, row], (low[row], high[row]), bounds[:, row], colour)
                 else:
-                    _contour(axis, values[:, [column, row]], (low[[column, row]], high[[column, row]]), colour, cloud=which == 0)
+                    pair = [column, row]
+                    _contour(axis, values[:, pair], (low[pair], high[pair]), bounds[:, pair], colour, cloud=which == 0)
             if column == row:
                 axis.set_yticks([])
                 axis.set_ylim(bottom=0)
@@ -89,7 +101,7 @@ def _drawn(draws, true, names, units) -> Figure:
                 if column < row:
                     axis.axhline(true[row], color=INK, linewidth=0.9, linestyle=":")
             _labelled(axis, row, column, names, units)
-    entries = [Line2D([], [], color=colour, linewidth=1.8) for _, colour in zip(draws, COLOURS, strict=False)]
+    entries = [Line2D([], [], color=colour, linewidth=1.8) for _, colour in zip(draws, COLOURS[: len(draws)], strict=True)]
     words = list(draws)
     if true is not None:
         entries, words = [*entries, Line2D([], [], color=INK, linewidth=0.9, linestyle=":")], [*words, "truth"]
@@ -106,30 +118,53 @@ def _labelled(axis: Axes, row: int, column: int, names, units) -> None:
         axis.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def _marginal(axis: Axes, values: np.ndarray, ends, colour: str) -> None:
+def _singular(draws: np.ndarray) -> bool:
+    """Whether draws (draw, d) lie at a point or on a line, where there is no density."""
+    away = draws - draws.mean(axis=0)
+    spread = np.sqrt(np.mean(away**2, axis=0))
+    if (spread <= FLAT * np.maximum(np.abs(draws).max(axis=0), np.finfo(float).tiny)).any():
+        return True
+    return np.linalg.matrix_rank(away / spread, tol=FLAT * np.sqrt(len(draws))) < draws.shape[1]
+
+
+def _density(draws: np.ndarray, at: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Density of draws (draw, d) by Gaussian kernels at points (d, point), reflected at the bounds (2, d) and zero outside of them."""
     from scipy.stats import gaussian_kde
 
+    kernels = gaussian_kde(draws.T)
+    width = REACH * np.sqrt(np.diag(kernels.covariance))
+    images = [[at[k], *(2 * bound - at[k] for bound, near in zip(bounds[:, k], (draws[:, k].min(), draws[:, k].max()), strict=True)
+                        if abs(near - bound) < width[k])] for k in range(len(at))]
+    inside = ((at >= bounds[0, :, None]) & (at <= bounds[1, :, None])).all(axis=0)
+    return np.where(inside, sum(kernels(np.stack(image)) for image in product(*images)), 0.0)
+
+
+def _marginal(axis: Axes, values: np.ndarray, ends, bounds: np.ndarray, colour: str) -> None:
+    if _singular(values[:, None]):
+        axis.axvline(values[0], color=colour, linewidth=1.5)
+        return
     at = np.linspace(*ends, 200)
-    density = gaussian_kde(values)(at)
+    density = _density(values[:, None], at[None], bounds[:, None])
     axis.plot(at, density / density.max(), color=colour, linewidth=1.5)
 
 
-def _contour(axis: Axes, pair: np.ndarray, ends, colour: str, *, cloud: bool) -> None:
+def _contour(axis: Axes, pair: np.ndarray, ends, bounds: np.ndarray, colour: str, *, cloud: bool) -> None:
     """The line inside of which the density, by kernels, is highest and holds `SHARE` of the draws."""
-    from scipy.stats import gaussian_kde
-
     if cloud:
         axis.plot(*pair[:500].T, ".", color=colour, markersize=1.5, alpha=0.5, zorder=0)
-    density = gaussian_kde(pair.T)
-    level = np.quantile(density(pair.T), 1 - SHARE)
+    if _singular(pair):
+        axis.plot(*pair[np.lexsort(pair.T)].T, ".-", color=colour, markersize=3, linewidth=1.5)
+        return
+    level = np.quantile(_density(pair, pair.T, bounds), 1 - SHARE)
     x, y = (np.linspace(low, high, CELLS) for low, high in zip(*ends, strict=True))
     grid = np.stack(np.meshgrid(x, y)).reshape(2, -1)
-    axis.contour(x, y, density(grid).reshape(CELLS, CELLS), levels=[level], colors=[colour], linewidths=1.5)
+    axis.contour(x, y, _density(pair, grid, bounds).reshape(CELLS, CELLS), levels=[level], colors=[colour], linewidths=1.5)
 
 
 def _correlations(axis: Axes, draws: Mapping[str, np.ndarray], row: int, column: int) -> None:
     axis.axis("off")
-    for line, (values, colour) in enumerate(zip(draws.values(), COLOURS, strict=False)):
-        r = np.corrcoef(values[:, row], values[:, column])[0, 1]
-        axis.text(0.5, 0.5 + 0.17 * ((len(draws) - 1) / 2 - line), f"{r:+.2f}".replace("-", "−"), color=colour, fontsize=10,
+    for line, (values, colour) in enumerate(zip(draws.values(), COLOURS[: len(draws)], strict=True)):
+        flat = any(_singular(values[:, [which]]) for which in (row, column))
+        words = "no spread" if flat else f"{np.corrcoef(values[:, row], values[:, column])[0, 1]:+.2f}".replace("-", "−")
+        axis.text(0.5, 0.5 + 0.17 * ((len(draws) - 1) / 2 - line), words, color=colour, fontsize=10,
                   ha="center", va="center", transform=axis.transAxes)

@@ -35,6 +35,7 @@ def fractions(ds: xr.Dataset) -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     tidy(axis, "Wave", "Share of the prior left")
+    axis.tick_params(axis="y", which="both", labelsize=8, labelcolor=INK)  # within a decade there are labels at minor ticks
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landcal_jax.errors import complain
-from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, STREAM_COLOURS, check_name, new_figure, tidy, unit_text, variable
+from landcal_jax.plot_style import INK, OBSERVED, POSTERIOR, PRIOR, SHADE, STREAM_COLOURS, check_name, new_figure, tidy, unit_text
 from landcal_jax.sensitivity import influence
 
 SHOWN_AT_MOST = 30  # parameters of bars and maps
@@ -32,7 +32,8 @@ def bars(ds: xr.Dataset, outputs: Sequence[str] | None = None, names: Sequence[s
     """Bars of Sobol's indices, of mu* or of the bound, with their intervals; one panel an output, four at most unless chosen."""
     measure = ds.attrs.get("measure")
     if measure not in BARS:
-        raise ValueError(complain("a result of sobol, morris or gradient_sensitivity", f"measure {measure!r}", "butterfly(ds)"))
+        raise ValueError(complain("a result of sobol, morris or gradient_sensitivity", f"measure {measure!r}",
+                                  "butterfly(ds) of one_at_a_time, over_time(ds, stream) of local_sensitivity"))
     chosen, shown = _outputs(ds, outputs), _shown(ds, names)
     figure = new_figure(min(9.6, 2.6 + 2.4 * len(chosen)), 1.3 + 0.21 * len(shown))
     axes, rows = np.atleast_1d(figure.subplots(1, len(chosen), sharey=True)), np.arange(len(shown))
@@ -57,7 +58,8 @@ def morris_plane(ds: xr.Dataset, output: str | None = None, least: float = 0.05)
     """
     [output] = _outputs(ds, None if output is None else [output])[:1]
     one = ds.sel(output=output)
-    star, sigma, labels = variable(one, "mu_star").values, one["sigma"].values, [str(name) for name in ds["parameter"].values]
+    star, sigma, labels = _variable(one, "mu_star", "morris").values, one["sigma"].values, [str(name) for name in ds["parameter"].values]
+    _require_known(star, output)
     if not np.isfinite(sigma).any():
         raise ValueError(complain("a parameter that is in no group, which has a sigma", "groups alone", "bars(ds)"))
     figure = new_figure(6.4, 5.0)
@@ -87,7 +89,7 @@ def interactions(ds: xr.Dataset, output: str | None = None, names: Sequence[str]
     [output] = _outputs(ds, None if output is None else [output])[:1]
     shown = _shown(ds.sel(output=[output]), names, IN_PAIRS)
     one = ds.sel(output=output, parameter=shown)
-    pairs = variable(one, "second").sel(parameter_2=shown).values
+    pairs = _variable(one, "second", "sobol(..., second_order=True)").sel(parameter_2=shown).values
     sure = np.abs(pairs) > one["second_interval"].sel(parameter_2=shown).values
     matrix = np.where(sure, pairs, np.nan)
     np.fill_diagonal(matrix, one["first"].values)
@@ -163,9 +165,11 @@ def over_time(ds: xr.Dataset, stream: str, site: str | None = None, names: Seque
 def butterfly(ds: xr.Dataset, output: str | None = None, names: Sequence[str] | None = None) -> Figure:
     """One at a time: what each parameter does to an output at its minimum and at its maximum, the largest at the top."""
     [output] = _outputs(ds, None if output is None else [output])[:1]
-    variable(ds, "range")
+    _variable(ds, "range", "one_at_a_time")
     one = ds.sel(output=output)
     order = np.argsort(-one["range"].fillna(-1.0).values, kind="stable")[:SHOWN_AT_MOST]
+    for name in names or ():
+        check_name(name, [str(label) for label in ds["parameter"].values], "parameter")
     shown = list(names) if names else [str(ds["parameter"].values[n]) for n in order]
     figure = new_figure(6.6, 1.5 + 0.21 * len(shown))
     axis, rows, base = figure.subplots(), np.arange(len(shown)), float(one["default"])
@@ -182,8 +186,9 @@ def butterfly(ds: xr.Dataset, output: str | None = None, names: Sequence[str] | 
 def subspace(ds: xr.Dataset, output: str | None = None, modes: int = 10) -> Figure:
     """Eigenvalues of the mean product of gradients with their intervals, and what the first two directions are made of."""
     [output] = _outputs(ds, None if output is None else [output])[:1]
-    variable(ds, "eigenvalue")
+    _variable(ds, "eigenvalue", "gradient_sensitivity(..., subspace=True)")
     one = ds.sel(output=output)
+    _require_known(one["eigenvalue"].values, output)
     number = min(modes, one.sizes["mode"])
     strength = np.abs(one["eigenvector"].values[:2]).max(axis=0)
     inside = np.argsort(-strength, kind="stable")[: SHOWN_AT_MOST // 2]
@@ -214,6 +219,19 @@ def subspace(ds: xr.Dataset, output: str | None = None, modes: int = 10) -> Figu
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
+def _variable(ds: xr.Dataset, name: str, maker: str) -> xr.DataArray:
+    """A variable that only results of `maker` have; ValueError for others."""
+    if name not in ds:
+        raise ValueError(complain(f"a result of {maker}", f"one of {ds.attrs.get('method', 'something else')}, without `{name}`", maker))
+    return ds[name]
+
+
+def _require_known(values: np.ndarray, output: str) -> None:
+    """Raise ValueError if nothing is known of an output, as of one that does not vary."""
+    if not np.isfinite(values).any():
+        raise ValueError(complain("an output that varies from run to run", f"{output}, of which all is NaN", "sentences(ds) says why"))
+
+
 def _outputs(ds: xr.Dataset, outputs: Sequence[str] | None, at_most: int = PANELS) -> list[str]:
     """`outputs`, or the first ones; ValueError for unknown names and where there are more than a map can show."""
     known = [str(name) for name in ds["output"].values]
@@ -226,6 +244,9 @@ def _outputs(ds: xr.Dataset, outputs: Sequence[str] | None, at_most: int = PANEL
 
 def _shown(ds: xr.Dataset, names: Sequence[str] | None, at_most: int = SHOWN_AT_MOST) -> list[str]:
     """`names`, or the parameters with the largest influence on any output, the largest first."""
+    if "parameter" not in ds.dims:
+        raise ValueError(complain("a result of morris, sobol, one_at_a_time or gradient_sensitivity", "one without influence of parameters",
+                                  "over_time(ds, stream) of local_sensitivity"))
     labels = [str(name) for name in ds["parameter"].values]
     for name in names or ():
         check_name(name, labels, "parameter")
@@ -240,7 +261,7 @@ def _bands(one: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray, s
         half = one[f"{measure}_interval"]
         label = "Total index (share of the variance)" if measure == "total" else f"Mean absolute elementary effect\n({unit})"
         return one[measure], one[measure] - half, one[measure] + half, "parameter", label
-    middle = variable(one, "sensitivity")
+    middle = _variable(one, "sensitivity", "sobol, morris, gradient_sensitivity or local_sensitivity")
     return middle, one["sensitivity_lower"], one["sensitivity_upper"], "element", f"Change for one prior\nstandard deviation ({unit})"
 
 

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from landcal_jax.errors import complain
+from landcal_jax.findings import sentences as sentences
 from landcal_jax.measures import Measure, Series, name_of, rmsd
 from landcal_jax.observations import Observations
 from landcal_jax.scorecard_cells import By, Card, card_of, checked, season_of
@@ -144,14 +145,6 @@ def _require_a_cell(reference: np.ndarray, weight: np.ndarray) -> None:
     if not (np.isfinite(reference) & (reference > 0) & (weight > 0)).any():
         raise ValueError(complain("a cell with a weight in which the reference has an error", "none",
                                   "check weights=, regions= and by=; score= may need whole years, as peak() does: by=None"))
-
-
-def sentences(ds: xr.Dataset) -> list[str]:
-    """The findings of a scorecard in plain words."""
-    if "sentences" not in ds.attrs:
-        raise ValueError(complain("a Dataset of scorecard", "one without sentences",
-                                  "keep its attrs (xarray.set_options(keep_attrs=True))"))
-    return json.loads(ds.attrs["sentences"])
 
 
 @eqx.filter_jit

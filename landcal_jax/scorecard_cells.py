@@ -14,30 +14,9 @@ from landcal_jax.errors import complain
 from landcal_jax.measures import Series, departure, scalar_of
 from landcal_jax.metric_reading import series_of
 from landcal_jax.observations import Observations, Stream
-
-SEASONS = ("DJF", "MAM", "JJA", "SON")
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def season_of(time: np.ndarray) -> np.ndarray:
-    """The season of the year of each time, named after its months: DJF, MAM, JJA, SON; empty for NaT."""
-    month = np.where(np.isnat(time), 0, time.astype("datetime64[M]").astype(int) % 12 + 1)
-    return np.where(np.isnat(time), "", np.asarray(SEASONS)[month % 12 // 3])
-
-
-def month_of(time: np.ndarray) -> np.ndarray:
-    """The month of each time, "Jan" to "Dec"; empty for NaT."""
-    month = np.where(np.isnat(time), 0, time.astype("datetime64[M]").astype(int) % 12)
-    return np.where(np.isnat(time), "", np.asarray(MONTHS)[month])
-
-
-def year_of(time: np.ndarray) -> np.ndarray:
-    """The calendar year of each time, in words; empty for NaT."""
-    return np.where(np.isnat(time), "", np.datetime_as_string(time, unit="Y"))
-
+from landcal_jax.seasons import MONTHS, SEASONS, month_of, season_of, year_of
 
 WORDS = {"season": season_of, "month": month_of, "year": year_of}
-KINDS = {function: word for word, function in WORDS.items()}
 LEAD = "lead time [d]"
 
 
@@ -204,7 +183,7 @@ def _columns(streams: Mapping[str, Stream], by: By) -> tuple[dict[str, str], tup
     columns = next((tuple(label for label in words if label in found) for words in (SEASONS, MONTHS) if found <= set(words)),
                    tuple(sorted(found)))
     places = {name: sum(np.where(each == label, place + 1, 0) for place, label in enumerate(columns)) - 1 for name, each in labels.items()}
-    kind = LEAD if isinstance(by, DaysSince) else KINDS.get(by, "column") if callable(by) else "column"
+    kind = LEAD if isinstance(by, DaysSince) else next((word for word, function in WORDS.items() if by is function), "column")
     return rows, columns, places, kind
 
 

@@ -29,23 +29,42 @@ from landcal_jax.measures import Measure, Series, around, in_days, name_of, per_
 
 YEAR = 365
 MIDDLE = 183.0  # of the year: days of a series without observations are those from 1 to 365
-MONTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+SEASONS = ("DJF", "MAM", "JJA", "SON")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+LENGTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+
+
+def season_of(time: np.ndarray) -> np.ndarray:
+    """The season of the year of each time, named after its months: DJF, MAM, JJA, SON; empty for NaT."""
+    month = np.where(np.isnat(time), 0, time.astype("datetime64[M]").astype(int) % 12 + 1)
+    return np.where(np.isnat(time), "", np.asarray(SEASONS)[month % 12 // 3])
+
+
+def month_of(time: np.ndarray) -> np.ndarray:
+    """The month of each time, "Jan" to "Dec"; empty for NaT."""
+    month = np.where(np.isnat(time), 0, time.astype("datetime64[M]").astype(int) % 12)
+    return np.where(np.isnat(time), "", np.asarray(MONTHS)[month])
+
+
+def year_of(time: np.ndarray) -> np.ndarray:
+    """The calendar year of each time, in words; empty for NaT."""
+    return np.where(np.isnat(time), "", np.datetime_as_string(time, unit="Y"))
 
 
 def day_of(date: str) -> int:
     """The day of the year of "month-day", 1 for "01-01" and 365 for "12-31". Raises ValueError for what is no date of a common year."""
     match = re.fullmatch(r"(\d\d)-(\d\d)", date)
     month, day = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (1 <= month <= 12 and 1 <= day <= MONTHS[month - 1]):
+    if not (1 <= month <= 12 and 1 <= day <= LENGTHS[month - 1]):
         raise ValueError(complain("a date as month-day, of a year without 29 February", repr(date), '"03-01" for 1 March'))
-    return int(MONTHS[: month - 1].sum()) + day
+    return int(LENGTHS[: month - 1].sum()) + day
 
 
 def half_a_year_later(date: str) -> str:
     """The same day six months later, "month-day"; the last of the month where that has no such day."""
     day_of(date)
     month = (int(date[:2]) + 5) % 12 + 1
-    return f"{month:02d}-{min(int(date[3:]), MONTHS[month - 1]):02d}"
+    return f"{month:02d}-{min(int(date[3:]), LENGTHS[month - 1]):02d}"
 
 
 # ---------------------------------------------------------------------- slopes

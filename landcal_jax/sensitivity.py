@@ -122,7 +122,8 @@ def morris(
     `runs`: the budget, of which whole trajectories of one run more than there are factors are made; ten to twenty of them serve for
     screening. `levels` (even): of the grid in u, which lies between `tail` and 1 - `tail`, as unbounded priors have no ends. `mean`:
     outputs are means over "season", "month", "year" or "record" instead of every value of a series. `groups`: name -> parameters that
-    move in one step (each in its own direction). `keep_runs` adds `z` and `value` of all runs, to fit an emulator for instance.
+    move in one step (each in its own direction). `keep_runs` adds `z` and `value` of all runs; `kept_runs` makes of them what `emulate`
+    takes.
 
     Variables by `parameter` and `output` [units of the output, for a move over the whole grid]: `mu`, `mu_star` and
     `mu_star_interval`, half its interval of `level` by `resamples` resamples; `sigma` (NaN for a group); `effects`, how many count. An
@@ -265,6 +266,25 @@ def screened(space: ParameterSpace, ds: xr.Dataset, *, least: float = 0.05, numb
         raise ValueError(complain("at least one parameter that matters", f"none with an influence of {least}", "a smaller least"))
     members = json.loads(ds.attrs["members"])
     return space.only(*(label for name in kept for label in members[name]))
+
+
+def kept_runs(problem: Problem, ds: xr.Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """z (run, n) and {stream: (run, site, n_obs)} of a Dataset made with `keep_runs`: `emulate(problem, *kept_runs(problem, ds))`.
+
+    NaN where a run failed, and at places that are no outputs. Raises ValueError for a Dataset without its runs, of means, or of
+    another problem.
+    """
+    chosen, coordinates = outputs(problem.observations, None)
+    if "value" not in ds or not np.array_equal(ds["output"].values, coordinates["output"].values) or ds["z"].shape[1] != problem.space.size:
+        raise ValueError(complain("runs of every output of this problem", "others, means of them, or none",
+                                  "morris(problem, ..., keep_runs=True) without mean="))
+    values, found, start = ds["value"].values, {}, 0
+    for name, places in zip(chosen.names, chosen.places, strict=True):
+        shape = problem.observations[name].values.shape
+        flat = np.full((len(values), int(np.prod(shape))), np.nan)
+        flat[:, np.asarray(places)] = values[:, start:start + places.size]
+        found[name], start = flat.reshape(len(values), *shape), start + places.size
+    return ds["z"].values, found
 
 
 # --------------------------------------------------------------------------------------------------------------- helpers

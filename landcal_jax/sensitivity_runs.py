@@ -25,16 +25,15 @@ from landcal_jax.members import region_words
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.parameters import ParameterSpace
 from landcal_jax.problem import Problem
+from landcal_jax.seasons import MONTHS, SEASONS, month_of, season_of
 
-SEASONS = np.array(["DJF", "DJF", "MAM", "MAM", "MAM", "JJA", "JJA", "JJA", "SON", "SON", "SON", "DJF"])
-MONTHS = np.array(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
 MEANS: dict[str, Callable[[pd.DatetimeIndex], np.ndarray]] = {
-    "season": lambda time: SEASONS[time.month.values - 1],
-    "month": lambda time: MONTHS[time.month.values - 1],
+    "season": lambda time: season_of(time.values),
+    "month": lambda time: month_of(time.values),
     "year": lambda time: time.year.values.astype(str),
     "record": lambda time: np.full(len(time), "record"),
 }
-ORDERED = (*MONTHS, "DJF", "MAM", "JJA", "SON")
+ORDERED = (*MONTHS, *SEASONS)
 Mean = str | Callable[[pd.DatetimeIndex], np.ndarray] | None
 Groups = Mapping[str, Sequence[str]] | None
 CHUNK = 2048  # members of which whole series are held at a time, at most
@@ -217,7 +216,7 @@ def _labels(table: pd.DataFrame) -> list[str]:
 
 def run(problem: Problem, Z: np.ndarray, chosen: Outputs) -> np.ndarray:
     """Outputs of members Z (member, n), (member, output); NaN where one failed or is infinite."""
-    a_member = 8 * sum(np.size(stream.mask) for stream in problem.observations.values())
+    a_member = 8 * sum(np.size(stream.mask) for _, stream in problem.observations.items())
     step = min(CHUNK, max(1, BYTES // a_member)) if problem.forward.traceable else max(len(Z), 1)
     parts = [np.asarray(_looked_at(chosen, {name: jnp.asarray(values) for name, values in problem.ensemble(Z[start:start + step]).items()}))
              for start in range(0, len(Z), step)]

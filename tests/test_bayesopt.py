@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
-from landcal_jax import acquisition, plot_bayesopt
+from landcal_jax import acquisition, bayesian_model, plot_bayesopt
 from landcal_jax.bayesopt import BayesianSearch, bayesopt
 from landcal_jax.forward import FunctionForward
 from landcal_jax.gp import GaussianProcesses
@@ -131,6 +131,44 @@ def test_maximise_finds_the_highest_of_many_peaks():
     assert value >= np.asarray(jax.vmap(peaks)(jnp.asarray(fine))).max() and (np.abs(x) <= 1).all()
 
 
+# ---------------------------------------------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("m", [3, 40])
+def test_outputs_of_residuals_make_the_same_sum_of_squares(m):
+    residuals = np.random.default_rng(0).standard_normal((20, m)) * np.geomspace(1, 1e4, 20)[:, None]
+    residuals[:, 1] = 2.0  # the same in all runs
+    outputs, noise, squares = bayesian_model.Residuals.of(residuals[:15])(residuals, np.zeros(residuals.shape))
+    assert outputs.shape == noise.shape == (20, 2 if m == 3 else bayesian_model.MOST)
+    x = np.full((20, 2), 0.5)
+    J = np.asarray(squares.prior(jnp.asarray(x)) + squares.squares(jnp.asarray(outputs.T)))
+    np.testing.assert_allclose(J, 0.5 * np.sum(residuals**2, axis=1) + norm.ppf(0.75) ** 2, rtol=1e-10)
+
+
+def test_values_are_warped_above_the_median_alone_and_back():
+    values = np.array([1.0, 2.0, 3.0, 50.0, 900.0])
+    for logarithm in (False, True):
+        warp = bayesian_model.Warp.of(values, logarithm)
+        warped, noise = warp(values, np.full(5, 0.1))
+        np.testing.assert_allclose(warp.back(warped), values, rtol=1e-13)
+        np.testing.assert_allclose(warped[:3], np.log(values[:3]) if logarithm else values[:3], rtol=1e-15)
+        slopes = (warp(values * (1 + 1e-7), noise)[0] - warped) / (values * 1e-7)
+        np.testing.assert_allclose(noise, 0.1 * slopes, rtol=1e-5)
+
+
+def test_repeated_runs_tell_the_noise():
+    told = bayesian_model.Runs.none(1, 0)
+    z, values = np.array([[0.0], [1.0], [0.0], [2.0], [0.0], [1.0]]), np.array([1.0, 5.0, 1.3, np.nan, 0.7, 5.2])
+    told = told.extended(z=z, values=values, limits=np.zeros((6, 0)), residuals=np.zeros((6, 0)))
+    sd, each, most = bayesian_model.repeated(told)
+    np.testing.assert_allclose(sd, np.sqrt((0.18 + 0.02) / 3), rtol=1e-12)
+    np.testing.assert_allclose(most, sd * np.sqrt(3 / chi2.ppf(0.1, 3)), rtol=1e-12)
+    assert each.size == 0 and np.isnan(bayesian_model.repeated(told, 2)[0])
+    equal = bayesian_model.Runs.none(1, 0).extended(
+        z=np.zeros((3, 1)), values=np.full(3, 0.1), limits=np.zeros((3, 0)), residuals=np.zeros((3, 0)))
+    assert bayesian_model.repeated(equal)[0] == 0.0
+
+
 # --------------------------------------------------------------------------------------------------------------- the search
 
 
@@ -145,6 +183,14 @@ def test_the_lowest_value_is_found_and_said():
     assert "The lowest posterior mean is 1 " in str(found) and set(found.seconds) == {"search", "runs"}
     for figure in (plot_bayesopt.convergence(found, truth=1.0), plot_bayesopt.explored(found)):
         figure.canvas.draw()
+
+
+def test_the_logarithm_of_a_positive_function_and_runs_that_repeat_themselves():
+    found = bayesopt(bowl, SPACE, runs=9, logarithm=True, progress=False)
+    assert found.convergence["gain"].attrs["long_name"].endswith("of the logarithm")
+    # One run was made twice, which has told that there is no noise.
+    assert len(np.unique(found.runs["z"].values, axis=0)) == 8
+    assert found.value == bowl(found.theta) == found.runs["value"].values.min()
 
 
 def test_under_noise_the_best_is_not_the_luckiest():

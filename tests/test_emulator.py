@@ -127,7 +127,11 @@ def test_what_was_not_learned_is_refused():
     total = made("total")
     useless = emulate(total, Z, {"total": noise})
     assert "R2" in useless.refused["total"]
-    assert "total is refused" in useless.check().attrs["verdict"]
+    refusal = useless.check()
+    assert "total is refused" in refusal.attrs["verdict"]
+    assert "The emulator is refused: it learned nothing" in refusal.attrs["verdict"]
+    assert not refusal["learned"].any()
+    assert "The emulator is refused" not in learned.check().attrs["verdict"]
     with pytest.raises(ValueError, match="leave-one-out R2"):
         total.with_forward(useless).cost(jnp.zeros(2))
     with pytest.raises(ValueError, match="streams that vary"):

@@ -142,6 +142,13 @@ def test_a_search_that_ends_short_of_its_maximum_says_so():
     assert "a Newton step would still move a parameter" in most_likely(vector, start, terms, 1.0, density=wrong).unfinished
 
 
+def test_an_estimate_whose_search_ends_short_has_not_converged(monkeypatch):
+    monkeypatch.setattr("landcal_jax.error_fitting.FINISHED", -1.0)
+    problem = one_stream(40, 2, ModelError(1.0), 3)
+    estimate = estimate_errors(problem, solved(problem), parts={"flux": ["constant"]})
+    assert not estimate.converged and "are no maximum: the search ended after" in estimate.sentences[0]
+
+
 def test_tangents_come_in_batches_and_those_of_too_many_parameters_are_refused(monkeypatch):
     problem = one_stream(12, 70, ModelError(1.0), 3)
     run, columns = tangents(problem, jnp.zeros(70))

@@ -41,7 +41,7 @@ LAYERS = (
     ("parameters", "parameter_layout", "parameter_tables", "priors", "transforms", "operators", "model",
      "measures", "seasons", "gp", "gp_fitting"),
     ("error_model",),
-    ("configuration", "devices", "errors", "keys", "checkpoint", "run_folder", "progress", "nroy"),
+    ("configuration", "devices", "errors", "findings", "keys", "checkpoint", "run_folder", "progress", "nroy"),
 )
 HEIGHT = {module: -depth for depth, layer in enumerate(LAYERS) for module in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -274,10 +274,26 @@ def test_windows_of_the_south_are_those_of_the_sites_that_are_named(inner):
         with_metrics(inner, {"spring": Metric("nee", spring_slope, south=["Gone"])})
 
 
+def test_a_comparison_with_what_nobody_observes_is_refused(inner):
+    for measure in (rmsd, nse):
+        with pytest.raises(ValueError, match="observations of gpp"):
+            with_metrics(inner, {"mean": METRICS["nee_mean"], "gpp": Metric("gpp", measure, time=DAYS)})
+
+
+def test_options_that_mean_nothing_are_refused(inner):
+    for draws in (0, 1, "many"):
+        with pytest.raises(ValueError, match="two draws"):
+            with_metrics(inner, {"mean": METRICS["nee_mean"]}, draws=draws)
+    with pytest.raises(TypeError, match="booleans for keep="):
+        with_metrics(inner, {"mean": Metric("nee", mean, keep=np.full(DAYS.size, 0.3))})
+    with pytest.raises(ValueError, match="at least one metric by name"):
+        with_metrics(inner, [Metric("nee", mean)])
+
+
 def test_functions_that_are_no_measures_are_refused(inner):
     with pytest.raises(TypeError, match="a measure, or a function"):
         Metric("nee", "rmsd")
-    for function in (lambda series: np.mean(series.modelled), lambda series: 1.0 if jnp.nanmean(series.modelled) > 0 else 0.0,
+    for function in (lambda series: np.nanmean(series.modelled), lambda series: 1.0 if jnp.nanmean(series.modelled) > 0 else 0.0,
                      lambda series: float(jnp.nanmean(series.modelled))):
         with pytest.raises(TypeError, match=r"jax\.numpy instead of numpy"):
             with_metrics(inner, {"own": Metric("nee", function)})

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+import landcal_jax as lc
 from landcal_jax import plot_scorecard
 from landcal_jax.metrics import bias, correlation, day_of_peak, kge, peak, rmsd
 from landcal_jax.observations import Observations, Stream
@@ -210,7 +211,8 @@ def test_mistakes_are_said():
             "by": lambda time: np.full(time.shape, "")}), (KeyError, "labels of the stream heat", {"by": {"nee": np.zeros(SHAPE)}}),
         (ValueError, "runs of some of the streams", {"experiment": {}, "reference": {}}), (ValueError, "columns by season", {"by": "week"}),
         (TypeError, "a list of names", {"regions": {"n": "A"}}), (TypeError, "a measure, or a function", {"score": "rmsd"}),
-        (TypeError, "operations of JAX", {"score": lambda series: np.mean(series.modelled)}), (TypeError, "columns by a word", {"by": 3}),
+        (TypeError, "operations of JAX", {"score": lambda series: np.nanmean(series.modelled)}),
+        (TypeError, "columns by a word", {"by": 3}),
         (ValueError, "a cell with a weight", {"score": peak()}), (ValueError, "a cell with a weight", {"reference": VALUES})]
     for error, words, other in cases:
         given = {"observations": OBSERVED, "experiment": EXPERIMENT, "reference": REFERENCE} | other
@@ -279,6 +281,6 @@ def test_the_figure_has_a_triangle_a_cell(card, tmp_path):
 
 
 def test_sentences_need_the_attributes(card):
-    assert str(rmsd) == card.attrs["score"]
+    assert str(rmsd) == card.attrs["score"] and lc.sentences(card) == sentences(card)
     with pytest.raises(ValueError, match="a Dataset of scorecard"):
         sentences(card.drop_attrs())

@@ -303,6 +303,12 @@ def test_screening_carries_over_and_keeps_whole_groups():
 
 
 def test_wrong_budgets_and_groups_are_refused():
+    for method in (morris, sobol):
+        with pytest.raises(TypeError, match="a number of runs"):
+            method(SEASON, runs="690", key=0)
+    for groups in (["offset"], {"one": "offset"}):
+        with pytest.raises(TypeError, match="groups=|groups"):
+            morris(SEASON, runs=80, key=0, groups=groups)
     with pytest.raises(ValueError, match="at least 8 runs"):
         morris(SEASON, runs=7, key=0)
     with pytest.raises(ValueError, match="at least 16 runs"):

@@ -12,6 +12,7 @@ from landcal_jax.forward import FunctionForward
 from landcal_jax.identifying import sentences
 from landcal_jax.observations import Stream
 from landcal_jax.parameters import Parameter
+from landcal_jax.posterior import from_draws
 from landcal_jax.sensitivity import ranked, screened, sobol
 from landcal_jax.sensitivity_gradient import gradient_sensitivity, local_sensitivity
 
@@ -129,6 +130,45 @@ def test_failed_points_are_left_out_and_counted():
     np.testing.assert_allclose(ds["derivative_measure"].values[:, 0], [1.0, 4.0], rtol=1e-10)
     variance = 0.81 / 12 + 4 / 12
     np.testing.assert_allclose(ds["poincare_uniform"].values[:, 0], np.array([1.0, 4.0]) / np.pi**2 / variance, rtol=0.02)
+
+
+def test_bounds_of_an_output_with_jumps_are_disproved():
+    """Derivatives see 0.1 b alone, and the step in a is 99.7 % of the variance."""
+    problem = problem_of(lambda theta: {"y": (jnp.where(theta["a"] > 0.5, 1.0, 0.0) + 0.1 * theta["b"]).reshape(1, 1),
+                                        "smooth": (theta["a"] + 0.01 * theta["b"]).reshape(1, 1)},
+                         uniform(0.0, 1.0, ["a", "b"]), {name: Stream(np.zeros((1, 1)), 1.0) for name in ("y", "smooth")})
+    ds = gradient_sensitivity(problem, runs=256, key=0)
+    assert ds["jumps"].values.tolist() == [True, False]
+    assert np.isnan(ds["total_bound"].sel(output="y")).all() and np.isfinite(ds["total_bound"].sel(output="smooth")).all()
+    assert any("y has jumps" in line and "take morris or sobol" in line for line in sentences(ds))
+    smooth = ds.sel(output=["smooth"])
+    assert screened(problem.space, ds).labels == ("a", "b") and screened(problem.space, smooth).labels == ("a",)
+    with pytest.raises(ValueError, match="outputs without jumps"):
+        screened(problem.space, ds, number=1)
+    assert sobol(problem, runs=6 * 256, key=0)["total"].sel(parameter="a", output="y") > 0.9
+
+
+def test_no_point_alone_says_that_nothing_is_sensitive():
+    flat = problem_of(lambda theta: {"y": jnp.stack([theta["a"], 0 * theta["a"] + 0.1])[None]}, uniform(0.0, 1.0, ["a"]),
+                      {"y": Stream(np.zeros(2), 1.0)})
+    assert not any("sensitive" in line for line in sentences(local_sensitivity(SEASON)))
+    [line] = [line for line in sentences(local_sensitivity(flat)) if "sensitive" in line]
+    assert "y[1]" in line and "y[0]" not in line
+
+
+def test_local_sensitivity_takes_a_posterior_and_counts_its_cost():
+    problem = problem_of(lambda theta: {"y": (theta["a"] ** 2 + theta["b"]).reshape(1, 1)}, uniform(0.0, 1.0, ["a", "b"]))
+    draws = np.random.default_rng(0).standard_normal((8, 2))
+    ds = local_sensitivity(problem, from_draws(problem, draws, method="draws"))
+    np.testing.assert_array_equal(ds["sensitivity"], local_sensitivity(problem, draws)["sensitivity"])
+    assert ds.attrs["run_equivalents"] == 8 * 3
+    with pytest.raises(TypeError, match="whiten"):
+        local_sensitivity(problem, {"a": 0.5})
+
+
+def test_subspaces_of_a_series_are_made_when_asked_for():
+    assert "eigenvalue" not in gradient_sensitivity(SEASON, runs=4, key=0, resamples=2)
+    assert "eigenvalue" in gradient_sensitivity(SEASON, runs=4, key=0, resamples=2, subspace=True)
 
 
 def test_what_cannot_be_done_is_refused():

@@ -268,3 +268,11 @@ def test_thresholds_in_the_far_tail():
 def test_an_alarm_that_is_no_chance_is_refused(alarm):
     with pytest.raises(ValueError, match="above 0 and below 1"):
         score_tests(about_a_level(np.ones(20), np.arange(20.0)), (), np.zeros((21, 0)), alarm=alarm)
+
+
+def test_candidates_of_the_wrong_form_are_refused_without_their_numbers():
+    problem = level({"y": Stream(np.ones(400), 0.5, time=days(400))})
+    for given, said in (({"mine": np.full((1, 400), 0.123)}, "ndarray of shape (1, 400) and type float64"), ([1.0], "list")):
+        with pytest.raises(ValueError, match="by stream") as refused:
+            lc.structure.examine(problem, jnp.zeros(1), candidates=given)
+        assert said in str(refused.value) and "0.123" not in str(refused.value) and len(str(refused.value)) < 300

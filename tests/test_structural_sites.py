@@ -156,8 +156,8 @@ def test_a_site_conflict_that_speaks_louder_than_the_cause_comes_first():
     cause = next(each for each in findings if each.kind == "cause")
     assert cause.alarm and findings.top.kind == "site conflict" and findings.top.log_p < cause.log_p - 20
     assert "stands out far more than the likeliest of the causes" in findings.top.sentence and "Check the drivers" in findings.top.advice
-    quiet = structure.examine(problem := linear(0, 0.4 * AT_TWO), optimum(problem), refits=False)
-    assert quiet.top.kind == "cause"
+    explained = structure.examine(problem := linear(0, 0.4 * AT_TWO), optimum(problem), refits=False)
+    assert explained.top.kind == "cause"
 
 
 def test_memories_of_many_candidates_are_those_of_each():

@@ -96,6 +96,25 @@ def test_a_gaussian_that_misses_the_posterior_is_said_without_an_alarm(problem, 
     assert [each.kind for each in found] == ["posterior"] and not found[0].alarm and "k-hat" in found[0].sentence
 
 
+def test_a_gaussian_that_says_nothing_of_the_posterior_is_an_alarm_and_one_that_misses_some_is_in_the_verdict(problem, result):
+    """Six standard deviations beside the posterior: k-hat of several, at which the report was quiet."""
+    spread = 1 / np.sqrt(np.sum(whitened(problem, result.z).G ** 2))
+
+    def examined(centre, scale):
+        z = centre + scale * spread * np.random.default_rng(5).standard_normal((400, 1))
+        covariance = jnp.full((1, 1), (scale * spread) ** 2)
+        gaussian = Posterior(problem, jnp.asarray(z), jnp.asarray(centre), covariance, "Gaussian", gaussian=True)
+        return structure.examine(problem, result, gaussian, refits=False, members=10)
+
+    right = examined(np.asarray(result.z), 1.0)
+    assert right.quiet and "Gaussian" not in str(right)
+    narrow = examined(np.asarray(result.z), 0.1)
+    assert narrow.quiet and "But: The posterior is not the Gaussian" in str(narrow) and "k-hat" in str(narrow)
+    beside = examined(np.asarray(result.z) + 6 * spread, 1.0)
+    loud = next(each for each in beside.alarms if each.kind == "posterior")
+    assert loud.numbers["k_hat"] > 1 and not beside.quiet
+
+
 def test_a_posterior_of_another_problem_and_an_alarm_that_is_none_are_refused(problem, result):
     other = Problem(ParameterSpace({name: Parameter.normal(0.0, 1.0) for name in "ab"}), problem.forward, problem.observations)
     posterior = from_draws(other, np.random.default_rng(3).standard_normal((20, 2)), method="draws")

@@ -41,11 +41,13 @@ from landcal_jax.structure.score_tests import (
     check_alarm,
     groups_of,
     refitted,
+    residuals_of,
     score_tests,
     whitened_at,
     whitened_directions,
 )
 from landcal_jax.structure.signals import Candidate, signals_of
+from landcal_jax.structure.tails import above
 from landcal_jax.structure.tested import Tested
 
 AS_GOOD = 3.0
@@ -104,7 +106,7 @@ def examine(
     emulated = list(endings.of_emulator(problem, problem.observations_at(problem.theta(jnp.asarray(z))), z))
     ended = [each for each in (*solved, *of_posterior, *emulated) if isinstance(each, Finding)]
     causes = list(_causes(scores, named))
-    signs, louder = _louder(signs, causes)
+    signs, louder = _louder(signs, causes, _explained(tested, observations, scores, named[0]) if named else tested, observations.sites)
     found = [*causes, *ended, *sorted(signs, key=_weight)]
     # A solve that failed comes before all; one that could go on a little does not hide what is wrong with the model.
     failed = endings.hides(solved, result, 0.5 * float(whitened.r @ whitened.r))
@@ -156,17 +158,27 @@ def _failures(problem: Problem, result: Result | Array, members: int | None, see
     return parameters.not_run(problem, result)
 
 
-def _louder(signs: list[Finding], causes: list[Finding]) -> tuple[list[Finding], Finding | None]:
+def _explained(tested: Tested, observations: Observations, scores: Scores, cause: Named) -> Tested:
+    """The residuals with a cause in the model: those of the calibration with it, or of the tangent where there is none."""
+    unit, r = scores.projected[:, cause.best], tested.whitened.r
+    r = r - unit * (unit @ r) if cause.refit is None else residuals_of(cause.refit, observations)
+    return replace(tested, whitened=replace(tested.whitened, r=r))
+
+
+def _louder(signs: list[Finding], causes: list[Finding], explained: Tested, sites: tuple[str, ...],
+            ) -> tuple[list[Finding], Finding | None]:
     """The signs, and the site conflict among them that stands out far more than the likeliest cause, which says so.
 
-    A cause that is the right one explains the conflicts that follow from it, and so stands out more than each of them.
+    A cause that is the right one explains the conflicts that follow from it: only what is left of a conflict in the residuals with it,
+    `explained`, is compared. The test of the cause itself is by the tangent, and may be weaker than its conflicts where it is far off.
     """
     conflicts = [each for each in signs if each.kind == "site conflict" and each.alarm]
     if not conflicts or not causes:
         return signs, None
     loudest = min(conflicts, key=lambda each: each.log_p)
     tests = sum(each.kind == "site conflict" for each in signs)
-    if loudest.log_p + np.log(tests) > causes[0].log_p - FAR_LOUDER:
+    _, statistic, degrees = subsets.own_optimum(explained, np.flatnonzero(explained.sites == sites.index(loudest.subject)))
+    if max(loudest.log_p, above(statistic, degrees)) > causes[0].log_p - FAR_LOUDER - np.log(tests):
         return signs, None
     said = (f"{loudest.sentence} That stands out far more than the likeliest of the causes that were looked for "
             f"({p_text(causes[0].log_p)}), which does not explain it.")

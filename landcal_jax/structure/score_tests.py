@@ -337,6 +337,15 @@ def refitted(scores: Scores, signals: Signals, observations: Observations, z: Ar
     return sorted(likely or loud, key=lambda each: -each.evidence)
 
 
+def residuals_of(found: Refit, observations: Observations) -> np.ndarray:
+    """Whitened residuals (m,) of a refit, the prior's rows first, in the order of `Whitened`."""
+    rest = [np.asarray(found.z)]
+    for name, stream in observations.items():
+        mask = np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
+        rest.append(np.asarray(found.residuals[name])[mask])
+    return np.concatenate(rest)
+
+
 def _robust(
     found: Refit, size: float, unit: np.ndarray, beside: np.ndarray, observations: Observations, whitened: Whitened,
 ) -> tuple[Refit, float]:
@@ -345,11 +354,7 @@ def _robust(
     The fall of J, with the prior of c in it, over the inflation of the variance; less half of log(1 + size^2 / s^2); and half of what the
     log determinant of the curvature in z falls, by which parameters that are scaled down (or up) to please their prior gain nothing.
     """
-    rest = [np.asarray(found.z)]
-    for name, stream in observations.items():
-        mask = np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
-        rest.append(np.asarray(found.residuals[name])[mask])
-    errors = np.concatenate(rest)[:, None]
+    errors = residuals_of(found, observations)[:, None]
     # The prior of c holds it back: what it leaves of the candidate is no sign of larger errors.
     inflation = float(inflations(whitened, unit, errors - unit * (unit.T @ errors), beside, errors[:, 0])[0])
     # The spread has the prior of c in it: 1 / spread^2 = 1 / s^2 + 1 / size^2.
