@@ -133,10 +133,18 @@ def _density(draws: np.ndarray, at: np.ndarray, bounds: np.ndarray) -> np.ndarra
 
     kernels = gaussian_kde(draws.T)
     width = REACH * np.sqrt(np.diag(kernels.covariance))
-    images = [[at[k], *(2 * bound - at[k] for bound, near in zip(bounds[:, k], (draws[:, k].min(), draws[:, k].max()), strict=True)
-                        if abs(near - bound) < width[k])] for k in range(len(at))]
+    density = np.zeros(at.shape[1])
     inside = ((at >= bounds[0, :, None]) & (at <= bounds[1, :, None])).all(axis=0)
-    return np.where(inside, sum(kernels(np.stack(image)) for image in product(*images)), 0.0)
+    # Each point itself, and its images in the bounds that kernels reach from there.
+    for mirrors in product((None, 0, 1), repeat=len(at)):
+        image, near = at.copy(), inside.copy()
+        for k, mirror in enumerate(mirrors):
+            if mirror is not None:
+                near &= np.abs(at[k] - bounds[mirror, k]) < width[k]
+                image[k] = 2 * bounds[mirror, k] - at[k]
+        if near.any():
+            density[near] += kernels(image[:, near])
+    return density
 
 
 def _marginal(axis: Axes, values: np.ndarray, ends, bounds: np.ndarray, colour: str) -> None:

@@ -188,7 +188,7 @@ def subspace(ds: xr.Dataset, output: str | None = None, modes: int = 10) -> Figu
     [output] = _outputs(ds, None if output is None else [output])[:1]
     _variable(ds, "eigenvalue", "gradient_sensitivity(..., subspace=True)")
     one = ds.sel(output=output)
-    _require_known(one["eigenvalue"].values, output)
+    _require_known(one["eigenvalue"].where(one["eigenvalue"] > 0).values, output)
     number = min(modes, one.sizes["mode"])
     strength = np.abs(one["eigenvector"].values[:2]).max(axis=0)
     inside = np.argsort(-strength, kind="stable")[: SHOWN_AT_MOST // 2]
@@ -229,7 +229,8 @@ def _variable(ds: xr.Dataset, name: str, maker: str) -> xr.DataArray:
 def _require_known(values: np.ndarray, output: str) -> None:
     """Raise ValueError if nothing is known of an output, as of one that does not vary."""
     if not np.isfinite(values).any():
-        raise ValueError(complain("an output that varies from run to run", f"{output}, of which all is NaN", "sentences(ds) says why"))
+        raise ValueError(complain("an output that varies from run to run", f"{output}, of which nothing is known",
+                                  "sentences(ds) says why"))
 
 
 def _outputs(ds: xr.Dataset, outputs: Sequence[str] | None, at_most: int = PANELS) -> list[str]:

@@ -102,7 +102,7 @@ def gradient_sensitivity(
     _add_bounds(ds, problem, found, Z, np.where(still, np.nan, values), slopes, weights, level)
     _add_band(ds, slopes)
     if subspace or (subspace is None and ds.sizes["output"] <= TOLD):
-        _add_subspace(ds, slopes, weights, level)
+        _add_subspace(ds, np.where(still[:, None], np.nan, slopes), weights, level)
     said = [f"{len(Z)} of {runs} runs, each with its exact derivatives ({how}): the cost of about {_equivalents(len(Z), how)} runs.",
             *said, *constant, *_jumping(ds), *largest(ds, "total_bound")]
     return described(ds, found, said, method="derivatives", measure="total_bound", runs=len(Z), budget=int(runs), failed_runs=failed,

@@ -44,7 +44,7 @@ def linear(seed: int, added: np.ndarray | float = 0.0) -> Problem:
 AT_TWO = np.array([0.0, 1.0, 0.0])[:, None]
 
 
-def test_an_offset_of_the_observations_of_one_site_is_named_with_the_site():
+def test_an_offset_of_the_observations_of_one_site_is_named_with_the_site(tmp_path):
     problem = linear(0, 0.4 * AT_TWO)
     findings = structure.examine(problem, optimum(problem))
     assert findings.top.kind == "cause" and findings.top.numbers["group"] == ("observation", "nee", "two")
@@ -53,6 +53,7 @@ def test_an_offset_of_the_observations_of_one_site_is_named_with_the_site():
     assert refit.coefficient == pytest.approx(0.4, abs=4 * refit.spread) and refit.spread < 0.05
     table = findings.to_xarray()
     assert set(table["candidate_site"].values) == {"", *NAMES}
+    assert "at two" in findings.write(tmp_path / "structure.html").read_text()
 
 
 def test_an_offset_of_all_sites_is_not_laid_upon_one():

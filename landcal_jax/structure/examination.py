@@ -5,10 +5,11 @@
     findings.top.sentence                                      # what is most likely wrong
     findings.write("structure.html")
 
-The cause comes first: the expansion of the model that explains best what its residuals hold (`signals` has the candidates,
-`score_tests` the tests), calibrated anew; alternatives follow without an alarm of their own, since one error moves many candidates:
-mend the first and examine again. Then the signs that something is wrong: residuals too large or too small, with memory
-or seasons, streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
+The cause comes first: the expansion of the model that explains best what its residuals hold (`signals` has the candidates, `score_tests`
+the tests), calibrated anew; alternatives follow without an alarm of their own, since one error moves many candidates: mend the first and
+examine again. At several sites a bias of one of them is a candidate too, and a site conflict that the cause leaves unexplained, and that
+stands out far more, comes before it. Then the signs that something is wrong: residuals too large or too small, with memory or seasons,
+streams and sites that disagree, priors that the data contradict, bounds. The same list answers why a calibration failed.
 
 Alarms are rare by design: with a right model, and right R, one report in twenty has one (`alarm`), half of that for the causes, whose
 threshold is simulated, half shared by all the tests of signs (Bonferroni). Apart from these tests stands how the calibration ended

@@ -44,29 +44,36 @@ def _short(findings: Examined, index: int) -> str:
 
 
 def cause(findings: Examined, finding: Finding) -> Figure:
-    """What a cause explains: residuals against its signal, both without what the parameters take up, and by month before and after."""
+    """What a cause explains: residuals against its signal, both without what the parameters take up, and by month before and after.
+
+    Of a bias at one site those of that site, since the others would hide them.
+    """
     named = next(each for each in findings.named if each.group == finding.numbers["group"])
     scores, whitened = findings.scores, findings.whitened
     signal, r = scores.projected[:, named.best], whitened.r
-    streams = list(whitened.rows)
+    site = scores.candidates[named.best].site
+    place = findings.observations.sites.index(site) if site else None
+    chosen = {name: np.full(len(rows), True) if place is None else whitened.sites[rows] == place for name, rows in whitened.rows.items()}
+    streams = [name for name in whitened.rows if chosen[name].any()]
+    where = f" at {site}" if site else ""
     figure = new_figure(9.6, 3.0 * len(streams))
     panels = figure.subplots(len(streams), 2, squeeze=False)
     for row, name in enumerate(streams):
-        rows = whitened.rows[name]
+        rows = whitened.rows[name][chosen[name]]
         left, right = panels[row]
         _binned(left, signal[rows] * np.sqrt(len(r)), r[rows])
         slope = float(signal @ r) / np.sqrt(len(r))
         ends = np.quantile(signal[rows] * np.sqrt(len(r)), [0.005, 0.995])
         left.plot(ends, slope * ends, color=POSTERIOR, linewidth=1.4, label="what the candidate explains")
         _legend(left)
-        tidy(left, "Signal of the candidate (its part that parameters cannot make)", "Whitened residual", quantity_words(name))
+        tidy(left, "Signal of the candidate (its part that parameters cannot make)", "Whitened residual", f"{quantity_words(name)}{where}")
         series = {"calibrated": (r[rows], OBSERVED)}
         if named.refit is not None:
             stream = findings.observations[name]
             mask = np.asarray(stream.mask) & (np.asarray(stream.weight)[:, None] > 0)
-            series["with the candidate"] = (named.refit.residuals[name][mask], POSTERIOR)
+            series["with the candidate"] = (named.refit.residuals[name][mask][chosen[name]], POSTERIOR)
         _monthly(right, whitened.times[rows], series)
-        tidy(right, "Month", "Mean whitened residual", quantity_words(name))
+        tidy(right, "Month", "Mean whitened residual", f"{quantity_words(name)}{where}")
     return figure
 
 
