@@ -229,7 +229,8 @@ def emulate(
     for name, stream in problem.observations.items():
         made = _pattern(stream, values[name], keep, components, sum(part.shape[1] for part in columns))
         if made is None:
-            refused[name] = f"its {int(stream.count)} values are the same in all {sound.sum()} runs"
+            same = f"its {int(stream.count)} values are the same in all {sound.sum()} runs"
+            refused[name] = same if stream.count else "none of it is observed"
         else:
             patterns[name] = made[0]
             columns.append(made[1])

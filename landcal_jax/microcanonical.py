@@ -14,6 +14,7 @@ approximation is N(0, I), and blackjax's tuner (three stages of equal length: st
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landcal_jax import checkpoint as checkpoints
 from landcal_jax import progress as progress_line
 from landcal_jax.covariance import root_of
 from landcal_jax.errors import complain
@@ -42,6 +44,9 @@ AGREE = 4.0
 """A variance of the energy this many times as large as that is said in the note."""
 PIECES = 20
 """Into which the draws are divided, so that progress can be shown."""
+NAMES = ("position", "momentum", "log_density_of_walker", "gradient", "length", "step", "variances", "z", "log_density", "energy", "lost",
+         "thin", "tried", "steps", "seconds_warmup")
+"""Of the state of a run: four arrays of the walkers, three of the tuner, four of the draws, and numbers."""
 
 
 class _Tuned(NamedTuple):
@@ -62,6 +67,8 @@ def mclmc(
     thin: int | None = None,
     key: Array | int = 0,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 5.0,
     posterior: Posterior | None = None,
 ) -> Posterior:
     """Draws from the posterior by tuned microcanonical Langevin Monte Carlo, unadjusted.
@@ -69,48 +76,102 @@ def mclmc(
     `result`: a Result, or z (n,), at the minimum. `posterior`: the Gaussian there that gives the chains their coordinates,
     `laplace(problem, result)` without it (by the full Hessian where errors are parameters). `chains` run side by side; `draws` are
     kept of each, every `thin`-th step, by default as many as take the walker to forget its direction. `warmup`: steps of the tuner,
-    150 for each root of the number of parameters and at least 1,500 without it.
+    150 for each root of the number of parameters and at least 1,500 without it. `checkpoint`, `checkpoint_seconds`: see `nuts`; the tuner
+    runs as a whole.
 
     `details` of the posterior: `log_density` (draw,), `forward` and `gradient` (model runs, warm-up included), `step`, `length` and `thin`
     as tuned, `energy_variance`, that of the energy a step and parameter over the run, `failed`, the steps that left the
     region where J is finite and were taken back, seconds, a `note`, and a `warning` where the bias may be large.
 
     Raises TypeError for a forward map without derivatives that JAX compiles, ValueError for fewer than two parameters, or where the
-    tuner finds no step size.
+    tuner finds no step size, or for a checkpoint of another run.
     """
     problem.require_gradient("mclmc")
-    n = problem.space.size
     _check(problem, chains, draws)
-    warmup = max(1500, int(150 * math.sqrt(n))) if warmup is None else warmup
-    clock, key = Clock(), key_of(key)
-    of_start, of_tuning, of_run = jax.random.split(key, 3)
-    posterior = start_of(problem, result, posterior)
-    centre, root = posterior.centre, jnp.asarray(root_of(posterior.covariance))
-    with progress_line.display(progress and problem.speaks, "sampling", "part", "") as show:
-        w, tried = _start(problem, centre, root, chains, of_start)
-        show(0, PIECES, {"median J at the start": float(np.median(costs(problem, centre + w @ root.T)))})
-        states, tuned, steps = _tune(problem, centre, root, w, jax.random.split(of_tuning, chains), warmup)
-        tuned = _agreed(tuned)
-        thin = max(1, round(float(tuned.length / tuned.step))) if thin is None else thin
-        before = clock.seconds()
-        piece, parts = -(-draws // PIECES), []
-        for number in range(-(-draws // piece)):
-            keys = jax.random.split(jax.random.fold_in(of_run, number), chains)
-            states, part = _run(problem, centre, root, states, keys, tuned, jnp.asarray(thin), piece)
-            parts.append(jax.tree.map(np.asarray, part))
-            show(number + 1, -(-draws // piece), {"median J": float(np.median(-parts[-1][1]))})
-    z, log_density, energy, lost = (np.concatenate(found, axis=1)[:, :draws] for found in zip(*parts, strict=True))
-    constants = float(problem.log_density(centre) + problem.cost(centre))
-    variance, after = float(np.mean(energy) / n), clock.seconds()
-    total = len(parts) * piece * thin
-    details = {
-        "log_density": constants + log_density.reshape(-1), **counts_of(problem, tried, chains * (1 + GRADIENTS * (int(steps) + total))),
-        "starts": "about one minimum of J", "step": float(tuned.step), "length": float(tuned.length), "thin": thin,
-        "energy_variance": variance, "failed": int(lost.sum()),
-        "seconds_compile": after["compile"], "seconds_warmup": before["run"], "seconds_run": after["run"] - before["run"],
-        **_notes(variance, int(lost.sum()), thin)}
-    return from_draws(problem, z.reshape(-1, n), method=f"MCLMC ({chains} chains, unadjusted)", chains=chains, centre=centre,
-                      details=details)
+    warmup = max(1500, int(150 * math.sqrt(problem.space.size))) if warmup is None else warmup
+    key, posterior = key_of(key), start_of(problem, result, posterior)
+    run = _Run(problem, posterior.centre, jnp.asarray(root_of(posterior.covariance)), (chains, draws, warmup, thin), key,
+               checkpoint, checkpoint_seconds)
+    return progress_line.sampled(run, run.begin, progress and problem.speaks, "part")
+
+
+class _Run:
+    """One run on its way: the tuner, then pieces of draws. All that it is made of lies in `state`, arrays by name; see `sampling`."""
+
+    def __init__(self, problem, centre, root, options, key, file, every):
+        self.problem, self.centre, self.root, self.key, self.every = problem, centre, root, key, every
+        self.chains, self.draws, self.warmup, self.thin = options
+        self.belongs_to = "" if file is None else checkpoints.fingerprint(problem, ("mclmc", *options), centre, root, key)
+        self.file, self.clock, self.spent = None if file is None else Path(file), Clock(), {}
+        self.state, self.saved, self.saved_at, self.piece = {}, None, 0.0, -(-self.draws // PIECES)
+
+    @property
+    def done(self) -> int:
+        """Pieces so far."""
+        return self.state["z"].shape[1] // self.piece if self.state else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.done * self.piece >= self.draws
+
+    def shown(self) -> tuple[int, int, dict[str, float]]:
+        """Pieces so far, all of them, and the median of J."""
+        return self.done, -(-self.draws // self.piece), {"median J": float(np.median(-self.state["log_density"][:, -self.piece:]))}
+
+    def begin(self) -> None:
+        """Tune the chains, or take what the file has."""
+        found = None if self.file is None else checkpoints.load(self.file, self.belongs_to, shared=self.problem.shared)
+        if found is not None:
+            self.state, self.spent, self.saved = dict(zip(NAMES, found.leaves, strict=True)), found.seconds, found.done
+            return
+        of_start, of_tuning, _ = jax.random.split(self.key, 3)
+        w, tried = _start(self.problem, self.centre, self.root, self.chains, of_start)
+        walkers, tuned, steps = _tune(self.problem, self.centre, self.root, w, jax.random.split(of_tuning, self.chains), self.warmup)
+        tuned, none = _agreed(tuned), np.zeros((self.chains, 0))
+        thin = max(1, round(float(tuned.length / tuned.step))) if self.thin is None else self.thin
+        kept = (np.zeros((self.chains, 0, len(self.centre))), none, none, none.astype(int))
+        numbers = (thin, tried, steps, self.seconds()["run"])
+        self.state = dict(zip(NAMES, map(np.asarray, (*walkers, *tuned, *kept, *numbers)), strict=True))
+
+    def advance(self) -> None:
+        """One piece of draws of all chains."""
+        import blackjax
+
+        state = self.state
+        keys = jax.random.split(jax.random.fold_in(jax.random.split(self.key, 3)[2], self.done), self.chains)
+        walkers = blackjax.mcmc.mclmc.IntegratorState(*(jnp.asarray(state[name]) for name in NAMES[:4]))
+        tuned = _Tuned(*(jnp.asarray(state[name]) for name in NAMES[4:7]))
+        walkers, part = _run(self.problem, self.centre, self.root, walkers, keys, tuned, jnp.asarray(state["thin"]), self.piece)
+        added = {name: np.concatenate([state[name], new], axis=1) for name, new in zip(NAMES[7:11], part, strict=True)}
+        self.state = state | dict(zip(NAMES[:4], map(np.asarray, walkers), strict=True)) | added
+        if self.file is not None and self.clock.seconds()["run"] - self.saved_at > self.every:
+            self.save()
+
+    def seconds(self) -> dict[str, float]:
+        now = self.clock.seconds()
+        return {name: now[name] + self.spent.get(name, 0.0) for name in now}
+
+    def save(self) -> None:
+        if self.file is None or not self.state or self.saved == self.done or not self.problem.speaks:
+            return
+        shape = self.state["position"].shape
+        checkpoints.save(self.file, self.belongs_to, shape, list(self.state.values()), self.done, {}, self.seconds())
+        self.saved, self.saved_at = self.done, self.clock.seconds()["run"]
+
+    def posterior(self) -> Posterior:
+        problem, state, seconds, n = self.problem, self.state, self.seconds(), len(self.centre)
+        z, log_density, energy, lost = (state[name][:, : self.draws] for name in NAMES[7:11])
+        constants = float(problem.log_density(self.centre) + problem.cost(self.centre))
+        variance, thin, warm = float(np.mean(energy) / n), int(state["thin"]), float(state["seconds_warmup"])
+        gradients = self.chains * (1 + GRADIENTS * (int(state["steps"]) + self.done * self.piece * thin))
+        details = {
+            "log_density": constants + log_density.reshape(-1), **counts_of(problem, int(state["tried"]), gradients),
+            "starts": "about one minimum of J", "step": float(state["step"]), "length": float(state["length"]), "thin": thin,
+            "energy_variance": variance, "failed": int(lost.sum()),
+            "seconds_compile": seconds["compile"], "seconds_warmup": warm, "seconds_run": seconds["run"] - warm,
+            **_notes(variance, int(lost.sum()), thin)}
+        return from_draws(problem, z.reshape(-1, n), method=f"MCLMC ({self.chains} chains, unadjusted)", chains=self.chains,
+                          centre=self.centre, details=details)
 
 
 def _check(problem: Problem, chains: int, draws: int) -> None:

@@ -193,6 +193,7 @@ def test_the_logarithm_of_a_positive_function_and_runs_that_repeat_themselves():
     assert found.value == bowl(found.theta) == found.runs["value"].values.min()
 
 
+@pytest.mark.slow
 def test_under_noise_the_best_is_not_the_luckiest():
     rng = np.random.default_rng(0)
     found = bayesopt(lambda theta: bowl(theta) + 0.3 * rng.standard_normal(), SPACE, runs=30, batch=4, progress=False)

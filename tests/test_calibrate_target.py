@@ -124,6 +124,7 @@ def test_all_that_has_a_tangent_linear_goes_to_a_gradient_solver(folder, name):
         assert abs(ds["map"].values[0] - 1.4) < 0.05 and ds.sizes["draw"] > 2
 
 
+@pytest.mark.slow
 def test_chains_and_the_report_on_structure(folder):
     status, said, errors = landcal(folder, "mine.py:in_jax", "--posterior", "nuts", "--examine", "--starts", "4")
     assert status == 0, errors

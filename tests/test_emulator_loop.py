@@ -72,6 +72,7 @@ def test_its_history_is_that_of_its_runs(problem, found):
     assert f"{found.runs} runs, of which 0 failed" in history.attrs["verdict"]
 
 
+@pytest.mark.slow
 def test_runs_of_an_external_model_that_fail_are_left_out_and_counted(problem, exact):
     def run(theta):
         if theta["c"] > 0.9:

@@ -112,6 +112,7 @@ def said_of(number, error, parts, seed=1):
     return [sentence for sentence in estimate.sentences if "is the prior" in sentence]
 
 
+@pytest.mark.slow
 def test_what_leans_on_the_prior_is_said_with_its_reason():
     """Of a constant: nothing to be seen, or few values. Of a season and a memory that the values do not tell either."""
     unseen = [sentence for seed in range(4) for sentence in said_of(300, ModelError(0.0), ("constant",), seed)]

@@ -93,6 +93,7 @@ def test_a_variance_of_zero_has_a_derivative():
     assert float(exact.terms(z)["log_determinant"]) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_solvers_of_sums_of_squares_are_refused_and_the_others_work():
     made = problem()
     with pytest.raises(TypeError, match="whose error joins R"):

@@ -7,6 +7,7 @@ import pytest
 from test_gradient_solvers import toy
 from test_smc import PROBLEM, external, free_errors, model
 
+from landcal_jax import microcanonical
 from landcal_jax.diagnostics import diagnose
 from landcal_jax.microcanonical import _notes, mclmc
 from landcal_jax.parameters import Parameter
@@ -41,6 +42,28 @@ def test_details_count_and_tell(posterior):
 def test_the_same_key_gives_the_same_draws(posterior):
     again = mclmc(PROBLEM, MODE, draws=500, key=0, progress=False)
     np.testing.assert_array_equal(again.z, posterior.z)
+
+
+def test_a_run_that_was_cut_goes_on_and_ends_with_the_same_bits(posterior, tmp_path, monkeypatch):
+    file, shown = tmp_path / "chains.npz", microcanonical._Run.shown
+
+    def cut(run):
+        if run.done == 7:
+            raise KeyboardInterrupt
+        return shown(run)
+
+    monkeypatch.setattr(microcanonical._Run, "shown", cut)
+    with pytest.raises(KeyboardInterrupt):
+        mclmc(PROBLEM, MODE, draws=500, key=0, progress=False, checkpoint=file)
+    monkeypatch.undo()
+    tuned, starts = microcanonical._tune, []
+    monkeypatch.setattr(microcanonical, "_tune", lambda *args: starts.append(args) or tuned(*args))
+    again = mclmc(PROBLEM, MODE, draws=500, key=0, progress=False, checkpoint=file)
+    assert not starts
+    np.testing.assert_array_equal(again.z, posterior.z)
+    assert again.details["gradient"] == posterior.details["gradient"]
+    with pytest.raises(ValueError, match="one of another run"):
+        mclmc(PROBLEM, MODE, draws=500, key=1, progress=False, checkpoint=file)
 
 
 @pytest.mark.slow

@@ -211,6 +211,7 @@ def laplace_of(problem, z):
     return Posterior(problem, z[None], z, jnp.eye(N), "a Gaussian", gaussian=True)
 
 
+@pytest.mark.slow
 def test_copies_of_a_mode_a_period_later_are_drawn_in_their_proportions():
     """A phase that is known to 0.01 in turns of 10, log-uniform over three turns: each turn has the share 1 / day of its prior."""
     space = ParameterSpace({"day": Parameter.log_uniform(10.0, 40.0), "free": Parameter.normal(0.0, 1.0)})

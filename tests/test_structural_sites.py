@@ -61,6 +61,7 @@ def test_an_offset_of_all_sites_is_not_laid_upon_one():
     assert structure.examine(problem, optimum(problem)).top.numbers["group"] == ("observation", "nee")
 
 
+@pytest.mark.slow
 def test_three_right_sites_are_quiet_nearly_always():
     loud = [seed for seed in range(12) if not structure.examine(problem := linear(seed), optimum(problem), refits=False, seed=seed).quiet]
     assert len(loud) <= 2

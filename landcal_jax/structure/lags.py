@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array
 
+from landcal_jax.error_moments import step_of
 from landcal_jax.structure.tails import above, simulated
 from landcal_jax.structure.tested import FEWEST, Tested
 
 LAGS = 10  # steps over which memory is looked for
-COMMON = 0.1
-"""Share of the distances between neighbours that makes one of them the step of the stream; without such the median is."""
 MINUTES = 1440.0
 SHORT, DRAWN = 300, 2000
 """Values up to which the distribution of the memory of right residuals is drawn: that of fewer has a longer tail than a chi-square."""
@@ -38,12 +37,9 @@ def pairs_of(times: np.ndarray) -> Pairs | None:
         return None
     order = np.argsort(times, kind="stable")
     ordered = times[order]
-    apart = np.diff(ordered)
-    apart = apart[apart > 0]
-    if not len(apart):
+    if ordered[0] == ordered[-1]:
         return None
-    found, counts = np.unique(np.round(apart * MINUTES), return_counts=True)
-    step = found[np.argmax(counts)] / MINUTES if counts.max() >= COMMON * len(apart) else np.median(apart)
+    step = step_of(np.round(ordered * MINUTES)) / MINUTES
     firsts, seconds, places, days = [], [], [], []
     for offset in range(1, len(times)):
         distance = ordered[offset:] - ordered[:-offset]
