@@ -53,11 +53,13 @@ from landcal_jax.gradient import LevenbergMarquardt
 from landcal_jax.members import FailedRuns
 from landcal_jax.observations import Observations
 from landcal_jax.problem import Problem
-from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result
+from landcal_jax.solvers import AbstractEnsembleSolver, AbstractGradientSolver, Result, Status
 from landcal_jax.solving import solve
 
 ROUNDS = {"marginal": 10, "cross-validation": 4, "desroziers": 20, "residuals": 50}
 TOLERANCE = 0.02  # of logarithms: two per cent
+REACHED = (Status.CONVERGED, Status.NO_DECREASE, Status.ANALYSIS, Status.SEARCHED, Status.SUBSPACE)
+"""How a calibration under the last errors may have ended, for these to be called settled."""
 SETTLED = 1e-5  # of the sum of |dz|, as in adJULES
 BLOCKS, LONGEST = 3, 3  # cross-validation leaves out a third of the years at most, and no more than three
 
@@ -200,8 +202,12 @@ def _estimate(problem: Problem, z: Array, settings: "_Settings", name: str) -> E
         converged = moved < SETTLED if method == "residuals" else number > 0 and changes[-1] < TOLERANCE
         if converged:
             break
-    converged = converged and not found.unfinished
-    said = sentences(problem, found, vector, wanted, method, changes, converged, settings.prior_weight)
+    reached, short = results[-1].status in REACHED, ()
+    if not reached:
+        short = (f"The calibration under the last errors has not reached its minimum ({results[-1].status.sentence}): errors and theta do "
+                 "not belong together yet. Solve on, with another solver or more steps, and estimate again from there.",)
+    converged = converged and not found.unfinished and reached
+    said = (*sentences(problem, found, vector, wanted, method, changes, converged, settings.prior_weight), *short)
     return ErrorEstimate(problem, results[-1], tuple(results), tuple(settings.others), xr.concat(rows, "round"), method, wanted, converged,
                          (*said, *settings.left_out))
 

@@ -30,7 +30,8 @@ SPREADS = {"constant": 1.0, "proportional": 1.0, "seasonal": 0.5, "days": 1.0}
 REACH = 8.0  # standard deviations of the prior within which the search stays
 BAND = 1.6449  # standard deviations that hold 90 % of a Gaussian on either side
 DIFFERENCE = 1e-3  # step of the differences of gradients that give the curvature
-FINISHED = 1e-3  # of logarithms: how far a Newton step from the end of a search may still go
+FINISHED = 0.1  # standard errors: as far from the maximum a search may end
+FLAT = 1e-6  # of the curvature: what is less is none
 TANGENTS = 64  # at a time
 LARGEST = 1e9  # bytes of the columns of all streams
 
@@ -223,7 +224,7 @@ def most_likely(
     """The vector (k,) that maximises the sum of the densities and of `prior_weight` times the log prior, and the curvature (k, k) there.
 
     `free` (k,): which of its entries may move. By L-BFGS-B with exact gradients; the curvature is made of differences of them. Whether it
-    is a maximum is judged by the gradient, whatever the search says of itself: a Newton step from there goes nowhere.
+    is a maximum is judged by the Newton step from there, in standard errors, whatever the search says of itself.
     """
     free = np.ones(start.size, bool) if free is None else free
     reach = REACH * vector.spread
@@ -248,13 +249,21 @@ def most_likely(
 
 
 def _unfinished(found, curvature: np.ndarray, bounds: np.ndarray) -> str:
-    """Why the end of a search is no maximum, in words; empty where it is one, or one on a bound."""
-    # What points out of the bounds does not count.
-    inward = np.clip(found.x - found.jac, *bounds.T) - found.x
-    left = float(np.max(np.abs(inward) / np.maximum(np.diag(curvature), 1.0), initial=0.0))
-    if left <= FINISHED:
+    """Why the end of a search is no maximum, in words; empty where it is one, or one on a bound.
+
+    Judged by the length of the Newton step in standard errors, sqrt(g' H^-1 g), over the parameters that no bound holds.
+    """
+    low, high = bounds.T
+    free = ~(((found.x <= low) & (found.jac > 0)) | ((found.x >= high) & (found.jac < 0)))
+    where = f"the search ended after {found.nit} steps ({found.message})"
+    if not free.any():
         return ""
-    return f"the search ended after {found.nit} steps ({found.message}) where a Newton step would still move a parameter by {left:.2g}"
+    values, vectors = np.linalg.eigh(curvature[np.ix_(free, free)])
+    if values[0] < -FLAT * max(values[-1], 1.0):
+        return f"{where} where the density is no maximum"
+    # Along what nothing is known of, not even by a prior, there is no curvature, and a gradient of rounding.
+    left = float(np.sqrt(np.sum((vectors.T @ found.jac[free]) ** 2 / np.maximum(values, FLAT))))
+    return "" if left <= FINISHED else f"{where} {left:.2g} standard errors from the maximum"
 
 
 def _curvature(gradient: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> np.ndarray:

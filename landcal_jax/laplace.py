@@ -107,6 +107,9 @@ def _low_rank(problem: Problem, z: Array, noise: Array, threshold: float) -> Pos
 
 def _distance(decrement: float) -> dict[str, float | str]:
     """How far z is from a minimum, and a `warning` where that is too far."""
+    if not np.isfinite(decrement):
+        raise ValueError(complain("a finite gradient at the MAP", f"a Newton step that would change J by {decrement}",
+                                  "landcal_jax.testing.check(problem)"))
     if decrement < NO_MINIMUM:
         return {"decrement": decrement}
     return {"decrement": decrement, "warning": f"J would fall by about {decrement:.3g} in a Newton step: this is no minimum, and the "

@@ -141,7 +141,8 @@ class Stream(eqx.Module):
         whole = self.correlation is not None
         share = jnp.ones_like(self.sigma) if whole else (self.model_error_deviation / self.standard_deviation) ** 2
         decay = self.chain.decay(self.correlation.days if whole else self.model_error.days[:, None])
-        number = jnp.sum(self.mask, axis=1)
+        # As a number with a point: the square of 50,000 is no whole number of 32 bits.
+        number = jnp.sum(self.mask, axis=1).astype(self.sigma.dtype)
         return number**2 / jnp.maximum(squared_correlations(share, decay, self.mask), 1.0)
 
     def chi_square(self, modelled: Array) -> Array:

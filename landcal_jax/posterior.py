@@ -164,7 +164,7 @@ class Posterior(eqx.Module):
         """Draws as a Dataset: one variable a parameter, (draw, *dims), with units."""
         variables = self._variables()
         return xr.Dataset({name: (("draw", *dims), values, attrs) for name, (dims, values, attrs) in variables.items()},
-                          coords=self._coords(variables), attrs={"posterior_method": self.method})
+                          coords=self._coords(variables), attrs={"posterior_method": self.method, "chains": self.chains})
 
     def to_inference_data(self) -> xr.DataTree:
         """Everything in the schema of ArviZ, for its tables and figures: a DataTree.
@@ -217,12 +217,12 @@ def quantile_table(posterior: Posterior) -> str:
     return table.to_string(float_format="{:.4g}".format)
 
 
-def from_xarray(problem: Problem, dataset: xr.Dataset, *, chains: int = 1) -> Posterior:
+def from_xarray(problem: Problem, dataset: xr.Dataset, *, chains: int | None = None) -> Posterior:
     """A posterior from its draws on disk: what `Posterior.to_xarray` gave, or the `posterior.nc` of a calibration.
 
-    The centre is the mean of the draws in z, the covariance theirs; what else the method told is not in the file.
-    `chains`: see `Posterior`.
-    Raises ValueError for other parameters than the free ones of the problem, and for draws outside of the bounds of its priors.
+    The centre is the mean of the draws in z, the covariance theirs; what else the method told is not in the file, so that of a Gaussian
+    its draws are left. `chains`: see `Posterior`; those of the file without it.
+    Raises ValueError for other parameters or labels than those of the problem, and for draws outside of the bounds of its priors.
     """
     space = problem.space
     labels = [str(label) for label in dataset["parameter"].values] if "parameter" in dataset.coords else None
@@ -236,9 +236,14 @@ def from_xarray(problem: Problem, dataset: xr.Dataset, *, chains: int = 1) -> Po
             raise ValueError(complain(f"draws of {', '.join(f'{name} {shapes[name]}' for name in lacking)}",
                                       ", ".join(f"{name} {found.dims}" for name, found in dataset.data_vars.items()),
                                       "the problem that they were made for"))
+        for dim, labels in space.coords.items():
+            if dim in dataset.coords and [str(label) for label in dataset[dim].values] != list(labels):
+                raise ValueError(complain(f"{dim} {', '.join(labels)}", ", ".join(map(str, dataset[dim].values)),
+                                          f"dataset.sel({dim}=...) in the order of the problem"))
         theta = {name: jnp.asarray(dataset[name].values, float) for name in shapes}
     method = str(dataset.attrs.get("posterior_method", "draws of a file"))
-    return from_draws(problem, np.asarray(space.whiten(theta)), method=method, chains=chains)
+    return from_draws(problem, np.asarray(space.whiten(theta)), method=method,
+                      chains=int(dataset.attrs.get("chains", 1)) if chains is None else chains)
 
 
 def from_draws(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from error_example import SIGMA, columns_of, days, linear, one_stream, solved
 
@@ -12,7 +13,7 @@ from landcal_jax.error_fitting import ErrorVector, Terms, counting, log_marginal
 from landcal_jax.error_model import ModelError
 from landcal_jax.error_moments import lagged
 from landcal_jax.experiment import Experiment
-from landcal_jax.gradient import LevenbergMarquardt
+from landcal_jax.gradient import LevenbergMarquardt, Optax
 from landcal_jax.observations import Observations, Stream
 from landcal_jax.solving import solve
 from landcal_jax.testing import draw_errors
@@ -139,7 +140,15 @@ def test_a_search_that_ends_short_of_its_maximum_says_so():
         return 2.0 * jax.lax.stop_gradient(right) - right
 
     assert most_likely(vector, start, terms, 1.0).unfinished == ""
-    assert "a Newton step would still move a parameter" in most_likely(vector, start, terms, 1.0, density=wrong).unfinished
+    assert "ended after 0 steps" in most_likely(vector, start, terms, 1.0, density=wrong).unfinished
+
+
+def test_errors_under_a_theta_that_never_reached_its_minimum_have_not_converged():
+    problem = one_stream(200, 2, ModelError(0.5), seed=0)
+    assert estimate_errors(problem, solved(problem), parts={"flux": ("constant",)}).converged
+    stuck = estimate_errors(problem, problem.space.default_z + 2.0, parts={"flux": ("constant",)},
+                            solver=Optax(optax.sgd(1e-12), default_max_steps=2, steps_per_call=1))
+    assert not stuck.converged and "has not reached its minimum" in stuck.sentences[-1]
 
 
 def test_an_estimate_whose_search_ends_short_has_not_converged(monkeypatch):

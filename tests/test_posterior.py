@@ -286,6 +286,9 @@ def test_draws_come_back_from_a_file(tmp_path):
     np.testing.assert_allclose(from_xarray(problem, table).z, posterior.z, atol=1e-9)
     with pytest.raises(ValueError, match="(?s)lma.DBF., lma.ENF., k.*k, lma"):
         from_xarray(problem, table.assign_coords(parameter=["k", "lma[DBF]", "lma[ENF]"]))
+    with pytest.raises(ValueError, match="(?s)pft DBF, ENF.*ENF, DBF"):
+        from_xarray(problem, posterior.to_xarray().isel(pft=[1, 0]))
+    assert from_xarray(problem, again.to_xarray()).chains == 4
     with pytest.raises(ValueError, match="draws of k"):
         from_xarray(problem, posterior.to_xarray().drop_vars("k"))
     text = str(posterior)
