@@ -99,7 +99,7 @@ def test_gradients_are_exact(processes):
         # Of fourth order, so that the step may be large against the rounding of the covariances.
         values = np.array([[gain(jnp.asarray(x + step)) for step in multiple * 1e-3 * np.eye(2)] for multiple in (-2, -1, 1, 2)])
         differences = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-3
-        np.testing.assert_allclose(slope, differences, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(slope, differences, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
